@@ -1,0 +1,83 @@
+# The one door to the project: people and CI call these targets and nothing else.
+#
+#   make build     bin/idmount, static
+#   make test      every test; needs root, because the tests mount file systems
+#   make demo      the walk-through: one home directory seen by another user; needs root
+#   make bench     the benchmarks
+#   make fuzz      every fuzzer for FUZZTIME (10s)
+#   make lint      gofmt, go vet, staticcheck
+#   make install   PREFIX (/usr/local), DESTDIR, HELPERDIR (/sbin)
+
+SHELL := /bin/sh
+GO ?= go
+
+PREFIX ?= /usr/local
+BINDIR ?= $(PREFIX)/bin
+MANDIR ?= $(PREFIX)/share/man
+# mount(8) looks for its helpers in /sbin and nowhere else.
+HELPERDIR ?= /sbin
+DESTDIR ?=
+
+FUZZTIME ?= 10s
+TESTFLAGS ?=
+BENCHFLAGS ?= -benchtime 1s -count 5
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+# A checkout that belongs to another user than the one who builds is common in
+# containers and CI. The version comes from above, so Go need not ask git again.
+export GOFLAGS += -buildvcs=false
+
+MANPAGES := $(wildcard docs/man/*.8)
+
+.PHONY: all build test demo bench fuzz lint fmt-check vet install clean help
+
+all: build
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/idmount ./cmd/idmount
+
+# Packages run one after the other: they mount, and the mounts of one should
+# not slow or disturb the deadlines of another.
+test:
+	@./hack/need-root.sh 'make test'
+	@./hack/setup.sh test
+	@$(MAKE) --no-print-directory fmt-check vet
+	$(GO) test -p 1 -timeout 60m $(TESTFLAGS) ./...
+
+demo: build
+	@./hack/need-root.sh 'make demo'
+	@./hack/setup.sh demo
+	@./hack/demo.sh bin/idmount
+
+bench:
+	@./hack/need-root.sh 'make bench'
+	@./hack/setup.sh bench
+	$(GO) test -run '^$$' -bench . -benchmem -p 1 -timeout 120m $(BENCHFLAGS) ./...
+
+fuzz:
+	@./hack/fuzz.sh $(FUZZTIME)
+
+lint: fmt-check vet
+	@./hack/staticcheck.sh
+
+fmt-check:
+	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go' 2>/dev/null || find . -name '*.go')); \
+	if [ -n "$$unformatted" ]; then \
+		echo "not formatted by gofmt:" >&2; echo "$$unformatted" >&2; exit 1; \
+	fi
+
+vet:
+	$(GO) vet ./...
+
+install: build
+	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(HELPERDIR)
+	install -m 0755 bin/idmount $(DESTDIR)$(BINDIR)/idmount
+	install -m 0644 $(MANPAGES) $(DESTDIR)$(MANDIR)/man8/
+	ln -sf $(BINDIR)/idmount $(DESTDIR)$(HELPERDIR)/mount.idmount
+
+clean:
+	rm -rf bin
