@@ -1,0 +1,226 @@
+package sys
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// FuseMountOptions describes a FUSE mount of this process.
+type FuseMountOptions struct {
+	Source             string // first column of mount tables
+	Subtype            string // the type shows as fuse.SUBTYPE; "" is plain fuse
+	RootMode           uint32 // type bits of the root's mode; 0 is a directory
+	AllowOther         bool   // others than the mounting user may use it
+	DefaultPermissions bool   // the kernel checks permissions
+	MaxRead            int    // bytes; 0 leaves the kernel's default
+	Attrs              uint64 // unix.MOUNT_ATTR_*: ro, nosuid, nodev, noexec, atime class
+}
+
+// FuseMount makes a detached FUSE mount: dev is the open /dev/fuse to serve
+// it by, tree the mount for MountSetattr and MoveMount. Closing tree unmounts
+// it as long as it is attached nowhere; closing dev aborts the connection.
+//
+// It takes the mount calls of Linux 5.2: before, the cause is ENOSYS, and
+// FuseMountAt is the way. An error has what the kernel wrote to the log of the
+// mount attempt, where it wrote anything.
+func FuseMount(o FuseMountOptions) (dev, tree *os.File, err error) {
+	dev, err = openFuseDevice()
+	if err != nil {
+		return nil, nil, err
+	}
+	tree, err = fuseMount(o, dev)
+	if err != nil {
+		dev.Close()
+		return nil, nil, err
+	}
+	return dev, tree, nil
+}
+
+func fuseMount(o FuseMountOptions, dev *os.File) (*os.File, error) {
+	ctx, err := unix.Fsopen("fuse", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, &Error{Op: "fsopen", Path: "fuse", Err: err}
+	}
+	defer unix.Close(ctx)
+	fail := func(op, key string, err error) error {
+		e := &Error{Op: op, Path: o.Source, Detail: o.typeName(), Err: err}
+		if key != "" {
+			e.Detail += ", " + key
+		}
+		if log := fsLog(ctx); log != "" {
+			e.Detail += ", kernel log: " + log
+		}
+		return e
+	}
+	for _, p := range o.params(int(dev.Fd()), true) {
+		if p.flag {
+			err = unix.FsconfigSetFlag(ctx, p.key)
+		} else {
+			err = unix.FsconfigSetString(ctx, p.key, p.value)
+		}
+		if err != nil {
+			return nil, fail("fsconfig", p.String(), err)
+		}
+	}
+	if err := unix.FsconfigCreate(ctx); err != nil {
+		return nil, fail("fsconfig", "create", err)
+	}
+	fd, err := unix.Fsmount(ctx, unix.FSMOUNT_CLOEXEC, int(o.Attrs))
+	if err != nil {
+		return nil, fail("fsmount", attrNames(o.Attrs), err)
+	}
+	return os.NewFile(uintptr(fd), o.Source), nil
+}
+
+// FuseMountAt makes a FUSE mount at target by mount(2), for kernels without
+// fsopen. The target is visible at once, before anything is served: whoever
+// looks at it waits until dev is.
+func FuseMountAt(o FuseMountOptions, target string) (dev *os.File, err error) {
+	dev, err = openFuseDevice()
+	if err != nil {
+		return nil, err
+	}
+	var data []string
+	for _, p := range o.params(int(dev.Fd()), false) {
+		data = append(data, p.String())
+	}
+	flags, err := mountFlags(o.Attrs)
+	if err == nil {
+		err = unix.Mount(o.Source, target, o.typeName(), flags, strings.Join(data, ","))
+	}
+	if err != nil {
+		dev.Close()
+		return nil, &Error{Op: "mount", Path: target, Detail: o.typeName(), Err: err}
+	}
+	return dev, nil
+}
+
+func openFuseDevice() (*os.File, error) {
+	const path = "/dev/fuse"
+	// udev or devtmpfs make the node from the module's alias, and opening it
+	// loads the module: no modprobe here.
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &Error{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+func (o FuseMountOptions) typeName() string {
+	if o.Subtype == "" {
+		return "fuse"
+	}
+	return "fuse." + o.Subtype
+}
+
+type fsParam struct {
+	key, value string
+	flag       bool
+}
+
+func (p fsParam) String() string {
+	if p.flag {
+		return p.key
+	}
+	return p.key + "=" + p.value
+}
+
+// params lists the options of the file system itself. mount(2) takes source
+// and subtype elsewhere.
+func (o FuseMountOptions) params(dev int, context bool) []fsParam {
+	mode := o.RootMode & unix.S_IFMT
+	if mode == 0 {
+		mode = unix.S_IFDIR
+	}
+	var ps []fsParam
+	set := func(key, value string) { ps = append(ps, fsParam{key: key, value: value}) }
+	if context {
+		set("source", o.Source)
+		if o.Subtype != "" {
+			set("subtype", o.Subtype)
+		}
+	}
+	set("fd", strconv.Itoa(dev))
+	set("rootmode", fmt.Sprintf("%o", mode))
+	// The owner of the mount, whom the kernel lets in without allow_other: the
+	// ids of this process, as the kernel wants them for mounts in user
+	// namespaces.
+	set("user_id", strconv.Itoa(os.Geteuid()))
+	set("group_id", strconv.Itoa(os.Getegid()))
+	if o.AllowOther {
+		ps = append(ps, fsParam{key: "allow_other", flag: true})
+	}
+	if o.DefaultPermissions {
+		ps = append(ps, fsParam{key: "default_permissions", flag: true})
+	}
+	if o.MaxRead > 0 {
+		set("max_read", strconv.Itoa(o.MaxRead))
+	}
+	return ps
+}
+
+// mountFlags says attrs in the flags of mount(2).
+func mountFlags(attrs uint64) (uintptr, error) {
+	// relatime is 0 in attrs and mount(2)'s default too, but said aloud it
+	// also wins over a strictatime default.
+	var flags uintptr
+	switch attrs & unix.MOUNT_ATTR__ATIME {
+	case unix.MOUNT_ATTR_RELATIME:
+		flags = unix.MS_RELATIME
+	case unix.MOUNT_ATTR_NOATIME:
+		flags = unix.MS_NOATIME
+	case unix.MOUNT_ATTR_STRICTATIME:
+		flags = unix.MS_STRICTATIME
+	default:
+		return 0, unix.EINVAL
+	}
+	attrs &^= unix.MOUNT_ATTR__ATIME
+	for _, f := range [...]struct {
+		attr  uint64
+		flags uintptr
+	}{
+		{unix.MOUNT_ATTR_RDONLY, unix.MS_RDONLY},
+		{unix.MOUNT_ATTR_NOSUID, unix.MS_NOSUID},
+		{unix.MOUNT_ATTR_NODEV, unix.MS_NODEV},
+		{unix.MOUNT_ATTR_NOEXEC, unix.MS_NOEXEC},
+		{unix.MOUNT_ATTR_NODIRATIME, unix.MS_NODIRATIME},
+		{unix.MOUNT_ATTR_NOSYMFOLLOW, unix.MS_NOSYMFOLLOW},
+	} {
+		if attrs&f.attr != 0 {
+			flags |= f.flags
+			attrs &^= f.attr
+		}
+	}
+	if attrs != 0 {
+		return 0, unix.EINVAL
+	}
+	return flags, nil
+}
+
+// fsLog reads what the kernel wrote about a mount attempt: one message a read,
+// ENODATA at the end (fsopen(2)).
+func fsLog(ctx int) string {
+	var lines []string
+	buf := make([]byte, 1024)
+	for {
+		n, err := unix.Read(ctx, buf)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || n <= 0 {
+			break
+		}
+		// "e fuse: text": the level, the subsystem, the text.
+		line := strings.TrimSpace(string(buf[:n]))
+		if len(line) > 2 && line[1] == ' ' {
+			line = line[2:]
+		}
+		lines = append(lines, line)
+	}
+	return strings.Join(lines, "; ")
+}

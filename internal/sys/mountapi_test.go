@@ -1,0 +1,235 @@
+package sys
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// privateMounts runs the rest of the test on a thread with its own mount
+// namespace, with a fresh tmpfs at the returned directory. The thread dies
+// with the test and the mounts with it.
+func privateMounts(t *testing.T) string {
+	t.Helper()
+	needRoot(t)
+	runtime.LockOSThread() // never unlocked
+	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+		t.Fatal("unshare:", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		t.Fatal("make / private:", err)
+	}
+	dir := t.TempDir()
+	if err := unix.Mount("test", dir, "tmpfs", 0, "mode=0755"); err != nil {
+		t.Fatal("mount tmpfs:", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
+func mkdir(t *testing.T, elem ...string) string {
+	t.Helper()
+	path := filepath.Join(elem...)
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func idmapAttr(t *testing.T, uids, gids string) *unix.MountAttr {
+	t.Helper()
+	ns, err := NewUserNamespace(uids, gids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ns.Close() })
+	return &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns.Fd())}
+}
+
+func owner(t *testing.T, path string) [2]uint32 {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal("stat", path, err)
+	}
+	return [2]uint32{st.Uid, st.Gid}
+}
+
+func TestIdmappedMount(t *testing.T) {
+	dir := privateMounts(t)
+	const line = "0 100000 65536\n"
+	for _, tt := range []struct {
+		name, uids, gids string
+		want             [2]uint32
+	}{
+		{"both", line, line, [2]uint32{100000, 100000}},
+		{"uids only", line, "", [2]uint32{100000, 65534}},
+		{"gids only", "", line, [2]uint32{65534, 100000}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			src, dst := mkdir(t, dir, tt.name, "src"), mkdir(t, dir, tt.name, "dst")
+			mnt, err := OpenTree(src, unix.OPEN_TREE_CLONE)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer mnt.Close()
+			if err := MountSetattr(mnt, "", 0, idmapAttr(t, tt.uids, tt.gids)); err != nil {
+				t.Fatal(err)
+			}
+			to, err := os.Open(dst)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer to.Close()
+			if err := MoveMountTo(mnt, to); err != nil {
+				t.Fatal(err)
+			}
+			if got := owner(t, dst); got != tt.want {
+				t.Errorf("owner = %v, want %v", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestOpenTreeAttrRemaps(t *testing.T) {
+	dir := privateMounts(t)
+	src, one, two := mkdir(t, dir, "src"), mkdir(t, dir, "one"), mkdir(t, dir, "two")
+	mnt, err := OpenTree(src, unix.OPEN_TREE_CLONE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mnt.Close()
+	attr := idmapAttr(t, "0 100000 10\n", "0 100000 10\n")
+	if err := MountSetattr(mnt, "", 0, attr); err != nil {
+		t.Fatal(err)
+	}
+	if err := MoveMount(mnt, one); err != nil {
+		t.Fatal(err)
+	}
+
+	again, err := OpenTree(one, unix.OPEN_TREE_CLONE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	attr = idmapAttr(t, "0 200000 10\n", "0 200000 10\n")
+	err = MountSetattr(again, "", 0, attr)
+	if want := "mount_setattr " + one + " (flags idmap): operation not permitted"; err == nil || err.Error() != want {
+		t.Errorf("second map: %v, want %s", err, want)
+	}
+
+	mnt, err = OpenTreeAttr(nil, one, unix.OPEN_TREE_CLONE, attr)
+	if errors.Is(err, unix.ENOSYS) {
+		t.Skip("no open_tree_attr: ", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mnt.Close()
+	if err := MoveMount(mnt, two); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := owner(t, two), [2]uint32{200000, 200000}; got != want {
+		t.Errorf("owner = %v, want %v", got, want)
+	}
+}
+
+func TestMountAPIErrors(t *testing.T) {
+	dir := privateMounts(t)
+	none := filepath.Join(dir, "none")
+	_, err := OpenTree(none, unix.OPEN_TREE_CLONE|unix.AT_RECURSIVE)
+	wantError(t, err, "open_tree "+none+" (flags clone|recursive): no such file or directory")
+
+	root, err := OpenTree(dir, unix.OPEN_TREE_CLONE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	_, err = OpenTreeAt(root, "none", 0)
+	wantError(t, err, "open_tree "+none+": no such file or directory")
+	wantError(t, MoveMount(root, none), "move_mount "+none+": no such file or directory")
+	_, err = OpenTreeAttr(root, "none", unix.OPEN_TREE_CLONE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID})
+	if !errors.Is(err, unix.ENOSYS) {
+		wantError(t, err, "open_tree_attr "+none+" (flags clone, flags nosuid): no such file or directory")
+	}
+	wantError(t, MountSetattr(root, "none", 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOATIME, Attr_clr: unix.MOUNT_ATTR__ATIME}),
+		"mount_setattr "+none+" (flags noatime, clear atime): no such file or directory")
+}
+
+func wantError(t *testing.T, err error, want string) {
+	t.Helper()
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+func TestFuseMount(t *testing.T) {
+	dir := privateMounts(t)
+	dst := mkdir(t, dir, "dst")
+	dev, tree, err := FuseMount(FuseMountOptions{
+		Source: "/the/source", Subtype: "idmount", AllowOther: true, DefaultPermissions: true,
+		MaxRead: 65536, Attrs: unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOATIME,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dev.Close()
+	defer tree.Close()
+	if err := MoveMount(tree, dst); err != nil {
+		t.Fatal(err)
+	}
+	got := mountLine(t, dst)
+	for _, want := range []string{" - fuse.idmount /the/source ", "nodev,noatime", "user_id=0,group_id=0,default_permissions,allow_other,max_read=65536"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("mountinfo %q lacks %q", got, want)
+		}
+	}
+}
+
+func TestFuseMountAt(t *testing.T) {
+	dir := privateMounts(t)
+	dst := mkdir(t, dir, "dst")
+	dev, err := FuseMountAt(FuseMountOptions{
+		Source: "/the/source", Subtype: "idmount", AllowOther: true,
+		Attrs: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_STRICTATIME,
+	}, dst)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dev.Close()
+	got := mountLine(t, dst)
+	for _, want := range []string{" - fuse.idmount /the/source ", " ro,nosuid - ", "user_id=0,group_id=0,allow_other"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("mountinfo %q lacks %q", got, want)
+		}
+	}
+}
+
+func TestFuseMountErrorHasKernelLog(t *testing.T) {
+	privateMounts(t)
+	_, _, err := FuseMount(FuseMountOptions{Source: "/the/source", Subtype: "with.dot", MaxRead: 1 << 40})
+	if err == nil || !strings.HasPrefix(err.Error(), "fsconfig /the/source (fuse.with.dot, max_read=1099511627776, kernel log: ") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// mountLine is the last line of this thread's mountinfo for target.
+func mountLine(t *testing.T, target string) string {
+	t.Helper()
+	data, err := os.ReadFile("/proc/thread-self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := ""
+	for line := range strings.Lines(string(data)) {
+		if f := strings.Fields(line); f[4] == target {
+			found = line
+		}
+	}
+	return found
+}
