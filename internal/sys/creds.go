@@ -1,0 +1,102 @@
+package sys
+
+import (
+	"fmt"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Creds are the ids and capabilities that one thread of the process uses for
+// file system calls. The Go library's Setreuid and its like change the whole
+// process; these change the calling thread only.
+type Creds struct {
+	FsUID, FsGID uint32
+	Caps         CapSet // effective capabilities while the ids are in force
+}
+
+// CapSet is a set of capabilities, bit N for capability N of capabilities(7).
+type CapSet uint64
+
+// Has reports whether the set contains capability n (unix.CAP_*).
+func (s CapSet) Has(n int) bool { return s&(1<<n) != 0 }
+
+// Without returns the set without the capabilities given.
+func (s CapSet) Without(caps ...int) CapSet {
+	for _, n := range caps {
+		s &^= 1 << n
+	}
+	return s
+}
+
+// ThreadCaps returns the capabilities of the calling thread.
+func ThreadCaps() (effective, permitted CapSet, err error) {
+	var hdr = unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return 0, 0, &Error{Op: "capget", Err: err}
+	}
+	return CapSet(data[0].Effective) | CapSet(data[1].Effective)<<32,
+		CapSet(data[0].Permitted) | CapSet(data[1].Permitted)<<32, nil
+}
+
+// SetThreadCaps sets the effective and permitted capabilities of the calling
+// thread, which has to be locked to its goroutine. The inheritable set is
+// emptied: nothing that the server starts should inherit a capability.
+func SetThreadCaps(effective, permitted CapSet) error {
+	if errno := capset(effective, permitted); errno != 0 {
+		return &Error{Op: "capset", Detail: fmt.Sprintf("effective %#x", uint64(effective)), Err: errno}
+	}
+	return nil
+}
+
+func capset(effective, permitted CapSet) unix.Errno {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	data := [2]unix.CapUserData{
+		{Effective: uint32(effective), Permitted: uint32(permitted)},
+		{Effective: uint32(effective >> 32), Permitted: uint32(permitted >> 32)},
+	}
+	_, _, errno := unix.RawSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&data[0])), 0)
+	return errno
+}
+
+// Run calls fn on a thread whose file system ids and effective capabilities
+// are those of c, and gives the thread its former ids, base, back afterwards.
+//
+// setfsuid(2) drops the file system capabilities when it leaves 0, and it
+// refuses silently, so both are set and read back here. If a thread can't be
+// restored the process ends: it must never answer anyone with wrong rights.
+func (c Creds) Run(base Creds, permitted CapSet, fn func() unix.Errno) unix.Errno {
+	runtime.LockOSThread()
+	if errno := c.apply(permitted); errno != 0 {
+		base.mustApply(permitted)
+		runtime.UnlockOSThread()
+		return errno
+	}
+	errno := fn()
+	base.mustApply(permitted)
+	runtime.UnlockOSThread()
+	return errno
+}
+
+func (c Creds) mustApply(permitted CapSet) {
+	if errno := c.apply(permitted); errno != 0 {
+		// On a goroutine of its own, where no caller can recover from it.
+		go panic(fmt.Sprintf("sys: restore fsuid %d, fsgid %d of a thread: %v", c.FsUID, c.FsGID, errno))
+		select {}
+	}
+}
+
+// apply changes the group first: after the user, the right to do so may be gone.
+func (c Creds) apply(permitted CapSet) unix.Errno {
+	unix.RawSyscall(unix.SYS_SETFSGID, uintptr(c.FsGID), 0, 0)
+	unix.RawSyscall(unix.SYS_SETFSUID, uintptr(c.FsUID), 0, 0)
+	// An invalid id changes nothing and returns the current one.
+	gid, _, _ := unix.RawSyscall(unix.SYS_SETFSGID, ^uintptr(0), 0, 0)
+	uid, _, _ := unix.RawSyscall(unix.SYS_SETFSUID, ^uintptr(0), 0, 0)
+	if uint32(gid) != c.FsGID || uint32(uid) != c.FsUID {
+		return unix.EPERM
+	}
+	return capset(c.Caps, permitted)
+}

@@ -1,0 +1,83 @@
+package sys
+
+import (
+	"encoding/binary"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// MaxHandle is the longest file handle in bytes, its type included, that
+// HandleAt returns (MAX_HANDLE_SZ of open_by_handle_at(2), and 4 for the type).
+const MaxHandle = 128 + 4
+
+// handleBuf is struct file_handle with the most bytes that it can have.
+type handleBuf struct {
+	size uint32
+	typ  int32
+	data [128]byte
+}
+
+// HandleAt writes the file handle of name below dirfd into buf, its type
+// first, and returns its length and the id of the mount that it lies on. An
+// empty name stands for dirfd itself. Links are not followed.
+func HandleAt(dirfd int, name string, buf *[MaxHandle]byte) (n int, mountID int32, errno unix.Errno) {
+	var h handleBuf
+	h.size = uint32(len(h.data))
+	var flags uintptr
+	if name == "" {
+		flags = unix.AT_EMPTY_PATH
+	}
+	p, err := unix.BytePtrFromString(name)
+	if err != nil {
+		return 0, 0, unix.EINVAL
+	}
+	_, _, errno = unix.Syscall6(unix.SYS_NAME_TO_HANDLE_AT, uintptr(dirfd), uintptr(unsafe.Pointer(p)),
+		uintptr(unsafe.Pointer(&h)), uintptr(unsafe.Pointer(&mountID)), flags, 0)
+	if errno != 0 {
+		return 0, 0, errno
+	}
+	binary.NativeEndian.PutUint32(buf[:4], uint32(h.typ))
+	return 4 + copy(buf[4:], h.data[:h.size]), mountID, 0
+}
+
+// OpenHandle opens what handle, as HandleAt wrote it, names on the file system
+// of mountFd, which must not be an O_PATH descriptor. It takes
+// CAP_DAC_READ_SEARCH in the initial user namespace. A file that is gone is
+// ESTALE.
+func OpenHandle(mountFd int, handle string, flags int) (int, unix.Errno) {
+	if len(handle) < 4 || len(handle) > MaxHandle {
+		return -1, unix.EINVAL
+	}
+	var h handleBuf
+	h.size = uint32(copy(h.data[:], handle[4:]))
+	h.typ = int32(binary.NativeEndian.Uint32([]byte(handle[:4])))
+	for {
+		fd, _, errno := unix.Syscall(unix.SYS_OPEN_BY_HANDLE_AT, uintptr(mountFd), uintptr(unsafe.Pointer(&h)),
+			uintptr(flags|unix.O_CLOEXEC))
+		if errno == unix.EINTR {
+			continue
+		}
+		if errno != 0 {
+			return -1, errno
+		}
+		return int(fd), 0
+	}
+}
+
+// SupportsHandles reports whether files of the file system that the directory
+// dir lies on can be opened again by handle: not overlay in its usual form,
+// ramfs or FUSE. It tries it.
+func SupportsHandles(dir *os.File) error {
+	var buf [MaxHandle]byte
+	n, _, errno := HandleAt(int(dir.Fd()), "", &buf)
+	if errno != 0 {
+		return &Error{Op: "name_to_handle_at", Path: dir.Name(), Err: errno}
+	}
+	fd, errno := OpenHandle(int(dir.Fd()), string(buf[:n]), unix.O_PATH)
+	if errno != 0 {
+		return &Error{Op: "open_by_handle_at", Path: dir.Name(), Err: errno}
+	}
+	return unix.Close(fd)
+}
