@@ -71,28 +71,27 @@ func TestIdmappedMount(t *testing.T) {
 		{"uids only", line, "", [2]uint32{100000, 65534}},
 		{"gids only", "", line, [2]uint32{65534, 100000}},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			src, dst := mkdir(t, dir, tt.name, "src"), mkdir(t, dir, tt.name, "dst")
-			mnt, err := OpenTree(src, unix.OPEN_TREE_CLONE)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer mnt.Close()
-			if err := MountSetattr(mnt, "", 0, idmapAttr(t, tt.uids, tt.gids)); err != nil {
-				t.Fatal(err)
-			}
-			to, err := os.Open(dst)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer to.Close()
-			if err := MoveMountTo(mnt, to); err != nil {
-				t.Fatal(err)
-			}
-			if got := owner(t, dst); got != tt.want {
-				t.Errorf("owner = %v, want %v", got, tt.want)
-			}
-		})
+		// No subtests: they run on other threads, in another namespace.
+		src, dst := mkdir(t, dir, tt.name, "src"), mkdir(t, dir, tt.name, "dst")
+		mnt, err := OpenTree(src, unix.OPEN_TREE_CLONE)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer mnt.Close()
+		if err := MountSetattr(mnt, "", 0, idmapAttr(t, tt.uids, tt.gids)); err != nil {
+			t.Fatal(tt.name, err)
+		}
+		to, err := os.Open(dst)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer to.Close()
+		if err := MoveMountTo(mnt, to); err != nil {
+			t.Fatal(tt.name, err)
+		}
+		if got := owner(t, dst); got != tt.want {
+			t.Errorf("%s: owner = %v, want %v", tt.name, got, tt.want)
+		}
 	}
 }
 
