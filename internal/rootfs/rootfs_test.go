@@ -1,0 +1,288 @@
+package rootfs
+
+import (
+	"bytes"
+	_ "embed"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/treecmp"
+)
+
+// installScript is run by container root in the mounted root.
+//
+//go:embed testdata/install.sh
+var installScript string
+
+// runs are the mounts that the installation is made on. The first that can be
+// made is what the others are compared with: the native one, where there is one.
+var runs = []struct{ backend, source string }{
+	{"native", "ext4"},
+	// {"relay", "ext4"},
+	// {"translate", "ext4"},
+	// {"relay", "overlay"},
+	// {"translate", "overlay"},
+	// {"translate", "ext2"},
+}
+
+// dated are the files whose content says when they were written, or which inode
+// they belong to, and the reason why it does.
+var dated = map[string]string{
+	"var/log/dpkg.log":             "each line begins with the time",
+	"var/log/alternatives.log":     "each line begins with the time",
+	"var/cache/ldconfig/aux-cache": "inode numbers and change times of all libraries",
+}
+
+// scans are what the same tree looks like from everywhere.
+type scans struct {
+	disk      treecmp.Tree // the source, by the initial namespace's root
+	view      treecmp.Tree // the mount, by the initial namespace's root
+	container treecmp.Tree // the mount, by container root
+}
+
+func TestDebianRoot(t *testing.T) {
+	if os.Geteuid() != 0 {
+		skip(t, "mounting takes root")
+	}
+	tar := archive(t)
+	var reference *scans
+	var referenceName string
+	for _, r := range runs {
+		name := r.backend + " on " + r.source
+		if !wanted(r.backend) {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			work := workDir(t)
+			src := sources[r.source](t, work, tar)
+			dst := filepath.Join(work, "root")
+			mkdir(t, dst)
+			mountIDs(t, r.backend, src, dst)
+
+			got := install(t, src, dst)
+			if t.Failed() {
+				return // differences would only repeat it
+			}
+			if reference == nil {
+				reference, referenceName = got, name
+				return
+			}
+			options := treecmp.Options{IgnoreContent: dated}
+			if r.source == "overlay" {
+				// Copy-up gives every changed name an inode of its own
+				// (overlayfs with index=off, the default).
+				options.IgnoreHardLinks = true
+			}
+			report(t, "disk after "+referenceName+" and after "+name, treecmp.Diff(reference.disk, got.disk, options))
+			report(t, "view of "+referenceName+" and of "+name, treecmp.Diff(reference.view, got.view, options))
+			report(t, "container's view of "+referenceName+" and of "+name, treecmp.Diff(reference.container, got.container, options))
+		})
+	}
+}
+
+// workDir returns a temporary directory that the container's ids may enter.
+func workDir(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	// Package testing makes the parent for its user alone.
+	if err := os.Chmod(filepath.Dir(dir), 0o711); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// wanted says whether $IDMOUNT_BACKENDS lets a backend run.
+func wanted(backend string) bool {
+	list := os.Getenv("IDMOUNT_BACKENDS")
+	return list == "" || slices.Contains(strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' }), backend)
+}
+
+// install installs the packages in the root that src shows at dst and checks
+// what does not take a second mount to compare with.
+func install(t *testing.T, src, dst string) *scans {
+	t.Helper()
+
+	// As it was unpacked: container root sees what the disk has.
+	fresh := scan(t, src)
+	report(t, "disk and container's view of the fresh root", treecmp.Diff(fresh, containerScan(t, dst), treecmp.Options{}))
+
+	if out, err := containerShell(t, dst, installScript); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+
+	got := &scans{disk: scan(t, src), view: scan(t, dst), container: containerScan(t, dst)}
+	// The kernel gives the file capabilities of one's own root as revision 2
+	// to both, so even these agree byte by byte.
+	report(t, "disk and container's view", treecmp.Diff(got.disk, got.container, treecmp.Options{}))
+	checkOwners(t, dst, got)
+	checkPackages(t, dst, got)
+	checkExec(t, src, dst)
+	return got
+}
+
+func scan(t testing.TB, root string) treecmp.Tree {
+	t.Helper()
+	tree, err := treecmp.Scan(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tree
+}
+
+// report fails the test with the first differences.
+func report(t testing.TB, what string, differences []string) {
+	t.Helper()
+	const most = 40
+	n := len(differences)
+	if n == 0 {
+		return
+	}
+	if n > most {
+		differences = append(slices.Clone(differences[:most]), "…")
+	}
+	t.Errorf("%s: %d differences:\n\t%s", what, n, strings.Join(differences, "\n\t"))
+}
+
+// checkOwners demands that every file belongs to a user and a group of the
+// container's own databases, and that the mount shows them where the map puts
+// them.
+func checkOwners(t *testing.T, dst string, s *scans) {
+	t.Helper()
+	users, groups := database(t, dst, "/etc/passwd"), database(t, dst, "/etc/group")
+	for _, p := range s.container.Paths() {
+		e := s.container[p]
+		if name, ok := users[e.UID]; !ok || name == "nobody" {
+			t.Errorf("%s belongs to user %d (%q) in the container", p, e.UID, name)
+		}
+		if name, ok := groups[e.GID]; !ok || name == "nogroup" {
+			t.Errorf("%s belongs to group %d (%q) in the container", p, e.GID, name)
+		}
+		if v := s.view[p]; v.UID != first+e.UID || v.GID != first+e.GID {
+			t.Errorf("%s is %d:%d in the container, but the mount shows %d:%d", p, e.UID, e.GID, v.UID, v.GID)
+		}
+	}
+}
+
+// database reads the ids of a file such as /etc/passwd in the container.
+func database(t *testing.T, root, file string) map[uint32]string {
+	t.Helper()
+	out, err := containerShell(t, root, "cat "+file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[uint32]string{}
+	for line := range strings.Lines(out) {
+		fields := strings.Split(line, ":")
+		var id uint32
+		if len(fields) < 3 {
+			t.Fatalf("%s: line %q", file, line)
+		}
+		if _, err := fmt.Sscan(fields[2], &id); err != nil {
+			t.Fatalf("%s: line %q: %v", file, line, err)
+		}
+		names[id] = fields[0]
+	}
+	return names
+}
+
+// checkPackages looks at the files that the packages were chosen for, and at
+// some that every Debian has.
+func checkPackages(t *testing.T, dst string, s *scans) {
+	t.Helper()
+	out, err := containerShell(t, dst, "getent group plocate | cut -d: -f3; getent group mail | cut -d: -f3; getent group shadow | cut -d: -f3")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var plocate, mail, shadow uint32
+	if _, err := fmt.Sscan(out, &plocate, &mail, &shadow); err != nil {
+		t.Fatalf("group ids %q: %v", out, err)
+	}
+	for _, want := range []struct {
+		path     string
+		mode     uint32
+		uid, gid uint32
+	}{
+		{"usr/bin/dotlockfile", unix.S_IFREG | 0o2755, 0, mail},
+		{"usr/bin/plocate", unix.S_IFREG | 0o2755, 0, plocate},
+		{"usr/bin/passwd", unix.S_IFREG | 0o4755, 0, 0},
+		{"usr/bin/chage", unix.S_IFREG | 0o2755, 0, shadow},
+		{"etc/shadow", unix.S_IFREG | 0o640, 0, shadow},
+		{"var/mail", unix.S_IFDIR | 0o2775, 0, mail},
+		{"tmp", unix.S_IFDIR | 0o1777, 0, 0},
+		{"dev/null", unix.S_IFCHR | 0o666, 0, 0},
+		{"home/alice/.profile", unix.S_IFREG | 0o644, 1000, 1000},
+	} {
+		for side, tree := range map[string]treecmp.Tree{"on disk": s.disk, "in the container": s.container} {
+			e, ok := tree[want.path]
+			if !ok {
+				t.Errorf("%s is missing %s", want.path, side)
+			} else if e.Mode != want.mode || e.UID != want.uid || e.GID != want.gid {
+				t.Errorf("%s %s: %v %d:%d, want mode %o %d:%d", want.path, side, e.FileMode(), e.UID, e.GID, want.mode, want.uid, want.gid)
+			}
+		}
+	}
+
+	// cap_net_raw, effective: revision 2 where the root id is the reader's own
+	// 0, else revision 3 with the root id at its end (capabilities(7)).
+	const capability = "security.capability"
+	plain := []byte{1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+	owned := []byte{1, 0, 0, 3, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xa0, 0x86, 1, 0} // 100000
+	const ping = "usr/bin/ping"
+	for side, v := range map[string]struct{ got, want []byte }{
+		"on disk":          {s.disk[ping].Xattrs[capability], plain},
+		"in the container": {s.container[ping].Xattrs[capability], plain},
+		"in the mount":     {s.view[ping].Xattrs[capability], owned},
+	} {
+		if !bytes.Equal(v.got, v.want) {
+			t.Errorf("capability of %s %s is %x, want %x", ping, side, v.got, v.want)
+		}
+	}
+	if out, err := containerShell(t, dst, "getcap /usr/bin/ping"); err != nil || out != "/usr/bin/ping cap_net_raw=ep\n" {
+		t.Errorf("getcap in the container: %q, %v", out, err)
+	}
+}
+
+// checkExec runs programs with privileges: they have them in the container, and
+// give nobody outside anything that is not in the map.
+func checkExec(t *testing.T, src, dst string) {
+	t.Helper()
+	const (
+		asUser   = "setpriv --reuid 1000 --regid 1000 --clear-groups "
+		withCap  = asUser + "/usr/local/bin/capgrep CapEff /proc/self/status"
+		withSUID = asUser + "/usr/local/bin/suid-id -u"
+		withSGID = asUser + "/usr/local/bin/sgid-id -g"
+		none     = "CapEff:\t0000000000000000\n"
+		netRaw   = "CapEff:\t0000000000002000\n"
+	)
+	for _, tc := range []struct {
+		name   string
+		shell  func(testing.TB, string, string) (string, error)
+		root   string
+		script string
+		want   string
+	}{
+		{"file capability in the container", containerShell, dst, withCap, netRaw},
+		{"file capability outside the container", initShell, dst, withCap, none},
+		// On disk the capability is the initial namespace's own.
+		{"file capability on disk", initShell, src, withCap, netRaw},
+		{"set-user-ID in the container", containerShell, dst, withSUID, "0\n"},
+		{"set-user-ID outside the container", initShell, dst, withSUID, "100000\n"},
+		{"set-group-ID in the container", containerShell, dst, withSGID, "8\n"},
+		{"set-group-ID outside the container", initShell, dst, withSGID, "100008\n"},
+		{"device nodes", containerShell, dst, "echo lost >/dev/null && head -c 3 /dev/zero | od -An -c", "  \\0  \\0  \\0\n"},
+		{"dpkg --verify", containerShell, dst, "dpkg --verify", ""},
+	} {
+		got, err := tc.shell(t, tc.root, tc.script)
+		if err != nil {
+			t.Errorf("%s: %v", tc.name, err)
+		} else if got != tc.want {
+			t.Errorf("%s: %q, want %q", tc.name, got, tc.want)
+		}
+	}
+}
