@@ -1,0 +1,43 @@
+package testenv
+
+import (
+	"os"
+	"testing"
+)
+
+// A ReasonID names why a test may be skipped.
+type ReasonID string
+
+const (
+	NeedRoot       ReasonID = "need-root"       // not run by root
+	NeedProgram    ReasonID = "need-program"    // a program that the test calls is not installed
+	NeedFileSystem ReasonID = "need-filesystem" // the kernel lacks a file system
+	NeedKernel     ReasonID = "need-kernel"     // the kernel is too old for what is tested
+	NeedPassthru   ReasonID = "need-passthrough"
+	ShortRun       ReasonID = "short" // go test -short
+)
+
+// allowedInCI are the skips that a complete environment may have. The others
+// mean that something is not installed there, and tests nothing unnoticed.
+var allowedInCI = map[ReasonID]bool{
+	NeedKernel: true,
+	ShortRun:   true,
+}
+
+// Skip ends the test as skipped, with the reason. With IDMOUNT_CI=1 in the
+// environment a reason that CI has no excuse for fails the test instead.
+func Skip(t testing.TB, id ReasonID, text string) {
+	t.Helper()
+	if os.Getenv("IDMOUNT_CI") == "1" && !allowedInCI[id] {
+		t.Fatalf("skip not allowed in CI: %s: %s", id, text)
+	}
+	t.Skipf("%s: %s", id, text)
+}
+
+// RequireRoot skips the test unless root of the initial user namespace runs it.
+func RequireRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		Skip(t, NeedRoot, "mounting file systems takes root")
+	}
+}
