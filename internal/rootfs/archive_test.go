@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/testenv"
 )
 
 // debsDir is the directory of the root that holds the packages to install.
@@ -55,7 +57,7 @@ func archive(t testing.TB) string {
 		return name
 	}
 	if _, err := exec.LookPath("mmdebstrap"); err != nil {
-		skip(t, "mmdebstrap is not installed and the cache has no "+name)
+		testenv.Skip(t, testenv.NeedProgram, "mmdebstrap is not installed and the cache has no "+name)
 	}
 	t.Logf("making %s", name)
 	partial := name + ".partial"

@@ -31,6 +31,9 @@ const (
 	count = 65536
 )
 
+// isolated are the namespaces, but for the user's, that a shell gets.
+const isolated = syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS | syscall.CLONE_NEWNET
+
 // container returns what makes a process container root.
 func container(flags uintptr) *syscall.SysProcAttr {
 	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: first, Size: count}}
@@ -85,8 +88,7 @@ func containerScan(t testing.TB, root string) treecmp.Tree {
 // it writes to standard output.
 func containerShell(t testing.TB, root, script string) (string, error) {
 	t.Helper()
-	flags := uintptr(syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS | syscall.CLONE_NEWNET)
-	out, err := inside(t, insideShell, root, container(flags), script)
+	out, err := inside(t, insideShell, root, container(isolated), script)
 	return string(out), err
 }
 
@@ -94,7 +96,7 @@ func containerShell(t testing.TB, root, script string) (string, error) {
 func initShell(t testing.TB, root, script string) (string, error) {
 	t.Helper()
 	out, err := inside(t, insideShell, root, &syscall.SysProcAttr{
-		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID,
+		Cloneflags: isolated,
 		Pdeathsig:  syscall.SIGKILL,
 	}, script)
 	return string(out), err
@@ -129,8 +131,27 @@ func insideRun(what string) error {
 		if err := unix.Chroot("."); err != nil {
 			return fmt.Errorf("chroot: %w", err)
 		}
+		if err := loopbackUp(); err != nil {
+			return fmt.Errorf("loopback interface: %w", err)
+		}
 		unix.Umask(0o022)
 		return fmt.Errorf("exec /bin/sh: %w", unix.Exec("/bin/sh", []string{"sh", "-eus"}, os.Environ()))
 	}
 	return fmt.Errorf("%s=%s: unknown", insideEnv, what)
+}
+
+// loopbackUp brings up the network's loopback interface: a new network
+// namespace has it, but down.
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
 }

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/idmount/idmount/internal/sys"
+	"github.com/idmount/idmount/internal/testenv"
 )
 
 // mountIDs mounts src at dst with first… for 0…, until the end of the test.
@@ -29,5 +30,5 @@ func mountIDs(t testing.TB, backend, src, dst string) {
 	if err := sys.MoveMount(tree, dst); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { unmount(t, dst) })
+	t.Cleanup(func() { testenv.Unmount(t, dst) })
 }

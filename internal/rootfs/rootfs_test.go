@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/idmount/idmount/internal/testenv"
 	"github.com/idmount/idmount/internal/treecmp"
 )
 
@@ -47,9 +48,7 @@ type scans struct {
 }
 
 func TestDebianRoot(t *testing.T) {
-	if os.Geteuid() != 0 {
-		skip(t, "mounting takes root")
-	}
+	testenv.RequireRoot(t)
 	tar := archive(t)
 	var reference *scans
 	var referenceName string
@@ -59,7 +58,7 @@ func TestDebianRoot(t *testing.T) {
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
-			work := workDir(t)
+			work := testenv.Dir(t)
 			src := sources[r.source](t, work, tar)
 			dst := filepath.Join(work, "root")
 			mkdir(t, dst)
@@ -84,17 +83,6 @@ func TestDebianRoot(t *testing.T) {
 			report(t, "container's view of "+referenceName+" and of "+name, treecmp.Diff(reference.container, got.container, options))
 		})
 	}
-}
-
-// workDir returns a temporary directory that the container's ids may enter.
-func workDir(t testing.TB) string {
-	t.Helper()
-	dir := t.TempDir()
-	// Package testing makes the parent for its user alone.
-	if err := os.Chmod(filepath.Dir(dir), 0o711); err != nil {
-		t.Fatal(err)
-	}
-	return dir
 }
 
 // wanted says whether $IDMOUNT_BACKENDS lets a backend run.
@@ -257,6 +245,7 @@ func checkExec(t *testing.T, src, dst string) {
 		withCap  = asUser + "/usr/local/bin/capgrep CapEff /proc/self/status"
 		withSUID = asUser + "/usr/local/bin/suid-id -u"
 		withSGID = asUser + "/usr/local/bin/sgid-id -g"
+		ping     = "set +e; " + asUser + "ping -q -c 1 -W 5 127.0.0.1 >/dev/null 2>&1; echo $?"
 		none     = "CapEff:\t0000000000000000\n"
 		netRaw   = "CapEff:\t0000000000002000\n"
 	)
@@ -271,6 +260,10 @@ func checkExec(t *testing.T, src, dst string) {
 		{"file capability outside the container", initShell, dst, withCap, none},
 		// On disk the capability is the initial namespace's own.
 		{"file capability on disk", initShell, src, withCap, netRaw},
+		// A new network namespace lets nobody ping without cap_net_raw
+		// (net.ipv4.ping_group_range is empty); ping's status is then 2.
+		{"ping in the container", containerShell, dst, ping, "0\n"},
+		{"ping outside the container", initShell, dst, ping, "2\n"},
 		{"set-user-ID in the container", containerShell, dst, withSUID, "0\n"},
 		{"set-user-ID outside the container", initShell, dst, withSUID, "100000\n"},
 		{"set-group-ID in the container", containerShell, dst, withSGID, "8\n"},

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/testenv"
 )
 
 // A source makes a file system of its kind below the directory work, with the
@@ -67,7 +69,7 @@ func image(t testing.TB, fstype, work string) string {
 	dir := filepath.Join(work, "disk")
 	mkdir(t, dir)
 	run(t, "mount", "-t", fstype, "-o", "loop,acl,user_xattr", file, dir)
-	t.Cleanup(func() { unmount(t, dir) })
+	t.Cleanup(func() { testenv.Unmount(t, dir) })
 	return dir
 }
 
@@ -76,15 +78,7 @@ func mount(t testing.TB, device, dir, fstype, options string) {
 	if err := unix.Mount(device, dir, fstype, 0, options); err != nil {
 		t.Fatalf("mount %s (%s, %s): %v", dir, fstype, options, err)
 	}
-	t.Cleanup(func() { unmount(t, dir) })
-}
-
-func unmount(t testing.TB, dir string) {
-	t.Helper()
-	if err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW); err != nil {
-		t.Errorf("unmount %s: %v", dir, err)
-		unix.Unmount(dir, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
-	}
+	t.Cleanup(func() { testenv.Unmount(t, dir) })
 }
 
 func mkdir(t testing.TB, dir string) {

@@ -37,4 +37,4 @@ mv new file2
 mv -T /srv/shared/dir dir
 mkdir sub
 cp -a /usr/share/doc/plocate sub/
-tar -C /srv -cf - shared kinds/sub | tar -xpf - -C /srv/kinds/sub --acls --xattrs --xattrs-include='*'
+tar -C /srv --acls --xattrs -cf - shared kinds/sub | tar -xpf - -C /srv/kinds/sub --acls --xattrs --xattrs-include='*'
