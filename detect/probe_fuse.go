@@ -1,0 +1,271 @@
+package detect
+
+import (
+	"context"
+	"os"
+	"runtime"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/sys"
+)
+
+// probeFuse answers everything about FUSE by mounting one, detached, and
+// answering its INIT. Closing the device aborts it.
+func (r *Report) probeFuse(ctx context.Context, src, ns *os.File) {
+	notTried := unknown(nil, "not tried without FUSE")
+	r.Fuse, r.Relay, r.Passthrough = notTried, notTried, notTried
+
+	r.FuseDevice = probeFuseDevice()
+	if r.FuseDevice.Verdict != Yes {
+		return
+	}
+	dev, tree, err := sys.FuseMount(fuseProbeMount)
+	if isAny(err, unix.ENOSYS) {
+		r.probeFuseClassic(ctx, err)
+		return
+	}
+	if err != nil {
+		r.Fuse = mountFailure(err)
+		return
+	}
+	defer dev.Close()
+	defer tree.Close()
+
+	p, err := handshake(ctx, dev, flagPosixACL|flagAllowIdmap|flagPassthrough, 1)
+	if err != nil {
+		r.Fuse = unknown(err, "a FUSE mount was made, but the kernel did not talk to it")
+		return
+	}
+	r.Protocol = p
+	r.Fuse = yes("a FUSE mount works")
+	r.Relay = probeRelay(p, tree, ns)
+	r.probePassthrough(ctx, p, dev, src)
+}
+
+var fuseProbeMount = sys.FuseMountOptions{
+	Source: "idmount-probe", Subtype: "idmount", AllowOther: true,
+	// The kernel grants ALLOW_IDMAP only with it.
+	DefaultPermissions: true,
+}
+
+func probeFuseDevice() Finding {
+	const path = "/dev/fuse"
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err == nil {
+		unix.Close(fd)
+		return yes("%s opens", path)
+	}
+	err = &sys.Error{Op: "open", Path: path, Err: err}
+	switch {
+	case isAny(err, unix.ENOENT):
+		return no(err, "there is no %s: load the module (modprobe fuse), or give the device to this container", path)
+	case isAny(err, unix.ENODEV, unix.ENXIO):
+		return no(err, "the kernel has no FUSE behind %s: load the module (modprobe fuse)", path)
+	case isAny(err, unix.EPERM, unix.EACCES):
+		return unknown(err, "%s may not be opened: its mode, or the device rules of this container", path)
+	}
+	return unknown(err, "%s does not open", path)
+}
+
+func mountFailure(err error) Finding {
+	if isAny(err, unix.ENODEV) {
+		return no(err, "the kernel has no FUSE")
+	}
+	return unknown(err, "a FUSE mount could not be made")
+}
+
+// probeFuseClassic mounts by mount(2), before Linux 5.2. That has to be at
+// some directory: at the root of a mount namespace of its own, on a thread
+// that ends with it.
+func (r *Report) probeFuseClassic(ctx context.Context, reason error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked: the thread and its namespace end here
+		if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+			r.Fuse = unknown(&sys.Error{Op: "unshare", Detail: "flags newns", Err: err}, "a FUSE mount could not be tried")
+			return
+		}
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			r.Fuse = unknown(&sys.Error{Op: "mount", Path: "/", Detail: "flags private|rec", Err: err}, "a FUSE mount could not be tried")
+			return
+		}
+		dev, err := sys.FuseMountAt(fuseProbeMount, "/")
+		if err != nil {
+			r.Fuse = mountFailure(err)
+			return
+		}
+		defer dev.Close()
+		p, err := handshake(ctx, dev, flagPosixACL, 0)
+		if err != nil {
+			r.Fuse = unknown(err, "a FUSE mount was made, but the kernel did not talk to it")
+			return
+		}
+		r.Protocol = p
+		r.Fuse = yes("a FUSE mount works, by mount(2)")
+	}()
+	<-done
+	r.Relay = no(reason, "the kernel has no detached mounts to idmap")
+	r.Passthrough = no(nil, "the kernel's FUSE has no passthrough")
+}
+
+// probeRelay idmaps the detached FUSE mount.
+func probeRelay(p *Protocol, tree, ns *os.File) Finding {
+	if !p.has(flagAllowIdmap) {
+		return no(nil, "the kernel's FUSE cannot be idmapped (no ALLOW_IDMAP)")
+	}
+	if ns == nil {
+		return unknown(nil, "not tried without a user namespace")
+	}
+	err := sys.MountSetattr(tree, "", 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns.Fd())})
+	switch {
+	case err == nil:
+		return yes("the kernel idmaps our FUSE mount")
+	case isAny(err, unix.EINVAL, unix.ENOSYS):
+		return no(err, "the kernel does not idmap our FUSE mount")
+	}
+	return unknown(err, "idmapping our FUSE mount failed")
+}
+
+// probePassthrough offers a file of the source as a backing file, with stack
+// depth 1 on dev, and if the source is itself stacked with 2 on another mount.
+func (r *Report) probePassthrough(ctx context.Context, p *Protocol, dev, src *os.File) {
+	if !p.has(flagPassthrough) {
+		r.Passthrough = no(nil, "the kernel's FUSE has no passthrough")
+		return
+	}
+	file := anyFile(src)
+	if file == nil {
+		r.Passthrough = unknown(nil, "the kernel has passthrough; the source has no regular file at its top to try it with")
+		return
+	}
+	defer file.Close()
+
+	depth := 1
+	err := backingOpen(dev, file)
+	if isAny(err, unix.ELOOP) {
+		deeper, tree, errMount := sys.FuseMount(fuseProbeMount)
+		if errMount == nil {
+			defer deeper.Close()
+			defer tree.Close()
+			depth = 2
+			if _, errMount = handshake(ctx, deeper, flagPosixACL|flagPassthrough, 2); errMount == nil {
+				err = backingOpen(deeper, file)
+			}
+		}
+		if errMount != nil {
+			r.Passthrough = unknown(errMount, "passthrough with stack depth 2 could not be tried")
+			return
+		}
+	}
+	switch {
+	case err == nil:
+		r.StackDepth = depth
+		r.Passthrough = yes("works on %s with stack depth %d", r.FSType, depth)
+	case isAny(err, unix.ELOOP, unix.EOPNOTSUPP, unix.EINVAL):
+		r.Passthrough = no(err, "the kernel has no passthrough to %s", r.FSType)
+	default:
+		r.Passthrough = unknown(err, "passthrough to %s could not be tried", r.FSType)
+	}
+}
+
+// anyFile opens (O_PATH) a regular file on the source's own mount: src itself
+// or one of the first entries in it. nil if there is none.
+func anyFile(src *os.File) *os.File {
+	var top unix.Stat_t
+	if err := unix.Fstat(int(src.Fd()), &top); err != nil {
+		return nil
+	}
+	open := func(dirfd int, name string, flags int) *os.File {
+		fd, err := unix.Openat(dirfd, name, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil
+		}
+		return os.NewFile(uintptr(fd), name)
+	}
+	if top.Mode&unix.S_IFMT == unix.S_IFREG {
+		fd, err := unix.FcntlInt(src.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return nil
+		}
+		return os.NewFile(uintptr(fd), src.Name())
+	}
+	dir := open(int(src.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY)
+	if dir == nil {
+		return nil
+	}
+	defer dir.Close()
+	entries, _ := dir.ReadDir(256)
+	for _, e := range entries {
+		if !e.Type().IsRegular() {
+			continue
+		}
+		f := open(int(dir.Fd()), e.Name(), unix.O_PATH)
+		if f == nil {
+			continue
+		}
+		var st unix.Stat_t
+		// A file can be a mount point too, of something else.
+		if err := unix.Fstat(int(f.Fd()), &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Dev == top.Dev {
+			return f
+		}
+		f.Close()
+	}
+	return nil
+}
+
+// From include/uapi/linux/fuse.h: _IOW(229, 1, struct fuse_backing_map) and
+// _IOW(229, 2, uint32_t).
+const (
+	fuseDevIocBackingOpen  = 0x4010e501
+	fuseDevIocBackingClose = 0x4004e502
+)
+
+type fuseBackingMap struct {
+	fd      int32
+	flags   uint32
+	padding uint64
+}
+
+// backingOpen registers file with the connection and takes it back.
+func backingOpen(dev, file *os.File) error {
+	m := fuseBackingMap{fd: int32(file.Fd())}
+	id, _, errno := unix.Syscall(unix.SYS_IOCTL, dev.Fd(), fuseDevIocBackingOpen, uintptr(unsafe.Pointer(&m)))
+	if errno != 0 {
+		return &sys.Error{Op: "ioctl BACKING_OPEN", Path: file.Name(), Err: errno}
+	}
+	backing := uint32(id)
+	_, _, _ = unix.Syscall(unix.SYS_IOCTL, dev.Fd(), fuseDevIocBackingClose, uintptr(unsafe.Pointer(&backing)))
+	return nil
+}
+
+// probeIOUring reads the switches. The kernel offers OVER_IO_URING in INIT only
+// when its own is on.
+func (r *Report) probeIOUring() {
+	const fuseSwitch, sysctl = "/sys/module/fuse/parameters/enable_uring", "/proc/sys/kernel/io_uring_disabled"
+	read := func(path string) (string, error) {
+		data, err := os.ReadFile(path)
+		return strings.TrimSpace(string(data)), err
+	}
+	value, err := read(fuseSwitch)
+	disabled, errSysctl := read(sysctl)
+	switch {
+	case os.IsNotExist(err):
+		r.IOUring = no(nil, "the kernel's FUSE has no io_uring")
+	case err != nil:
+		r.IOUring = unknown(err, "whether FUSE over io_uring is on cannot be read")
+	case value != "Y":
+		r.IOUring = no(nil, "switched off; on with: echo Y > %s", fuseSwitch)
+	case errSysctl == nil && disabled == "2":
+		r.IOUring = no(nil, "io_uring is disabled for all: %s is 2", sysctl)
+	case r.Protocol == nil:
+		r.IOUring = unknown(nil, "switched on, but not tried without FUSE")
+	case !r.Protocol.has(flagOverIOUring):
+		r.IOUring = no(nil, "switched on, but the kernel does not offer it")
+	default:
+		r.IOUring = yes("switched on and offered by the kernel")
+	}
+}
