@@ -3,6 +3,7 @@ package sys
 import (
 	"fmt"
 	"runtime"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -99,4 +100,24 @@ func (c Creds) apply(permitted CapSet) unix.Errno {
 		return unix.EPERM
 	}
 	return capset(c.Caps, permitted)
+}
+
+// KeepProcessCaps takes all capabilities but those of keep from every thread
+// of the process, now and later.
+func KeepProcessCaps(keep CapSet) error {
+	effective, permitted, err := ThreadCaps()
+	if err != nil {
+		return err
+	}
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	effective, permitted = effective&keep, permitted&keep
+	data := [2]unix.CapUserData{
+		{Effective: uint32(effective), Permitted: uint32(permitted)},
+		{Effective: uint32(effective >> 32), Permitted: uint32(permitted >> 32)},
+	}
+	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&data[0])), 0)
+	if errno != 0 {
+		return &Error{Op: "capset", Detail: "all threads", Err: errno}
+	}
+	return nil
 }

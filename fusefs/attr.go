@@ -1,0 +1,145 @@
+package fusefs
+
+import (
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/sys"
+)
+
+// GetAttr implements fuse.RawFileSystem.
+func (f *FS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
+	n := f.nodes.get(in.NodeId)
+	if n == nil {
+		return fuse.Status(unix.ESTALE)
+	}
+	var st unix.Stat_t
+	if in.Flags()&fuse.FUSE_GETATTR_FH != 0 && n.isRegular() {
+		// Also right when the file's last name is gone.
+		if errno := sys.Errno(unix.Fstat(int(in.Fh()), &st)); errno != 0 {
+			return fuse.Status(errno)
+		}
+		f.own.attr(&st, n.tag, &out.Attr)
+		return fuse.OK
+	}
+	u := f.path(n)
+	if u.errno != 0 {
+		return fuse.Status(u.errno)
+	}
+	defer u.done()
+	if errno := sys.Stat(u.fd, &st); errno != 0 {
+		return fuse.Status(errno)
+	}
+	f.own.attr(&st, n.tag, &out.Attr)
+	return fuse.OK
+}
+
+// SetAttr implements fuse.RawFileSystem. The kernel has decided whether the
+// caller may; ids outside the map are refused before anything is changed.
+func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
+	uid, gid := uint32(invalidID), uint32(invalidID) // chown(2): leave as it is
+	if v, ok := in.GetUID(); ok {
+		if uid, ok = f.own.diskUID(v); !ok {
+			return fuse.Status(unix.EOVERFLOW)
+		}
+	}
+	if v, ok := in.GetGID(); ok {
+		if gid, ok = f.own.diskGID(v); !ok {
+			return fuse.Status(unix.EOVERFLOW)
+		}
+	}
+	n := f.nodes.get(in.NodeId)
+	if n == nil {
+		return fuse.Status(unix.ESTALE)
+	}
+	var fd int
+	if in.Valid&fuse.FATTR_FH != 0 && n.isRegular() {
+		fd = int(in.Fh)
+	} else {
+		u := f.path(n)
+		if u.errno != 0 {
+			return fuse.Status(u.errno)
+		}
+		defer u.done()
+		fd = u.fd
+	}
+	if size, ok := in.GetSize(); ok {
+		if errno := f.truncate(n, in, int64(size)); errno != 0 {
+			return fuse.Status(errno)
+		}
+	}
+	// The mode after the owners: a change of owners clears S_ISUID and S_ISGID
+	// of files, and the mode that the kernel sends along is what it wants then.
+	if uid != invalidID || gid != invalidID {
+		if errno := sys.Chown(fd, uid, gid); errno != 0 {
+			return fuse.Status(errno)
+		}
+	}
+	if mode, ok := in.GetMode(); ok && n.typ != unix.S_IFLNK {
+		if errno := sys.Chmod(fd, mode&07777); errno != 0 {
+			return fuse.Status(errno)
+		}
+	}
+	if in.Valid&(fuse.FATTR_ATIME|fuse.FATTR_MTIME) != 0 {
+		ts := [2]unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Nsec: unix.UTIME_OMIT}}
+		switch {
+		case in.Valid&fuse.FATTR_ATIME_NOW != 0:
+			ts[0].Nsec = unix.UTIME_NOW
+		case in.Valid&fuse.FATTR_ATIME != 0:
+			ts[0] = unix.Timespec{Sec: int64(in.Atime), Nsec: int64(in.Atimensec)}
+		}
+		switch {
+		case in.Valid&fuse.FATTR_MTIME_NOW != 0:
+			ts[1].Nsec = unix.UTIME_NOW
+		case in.Valid&fuse.FATTR_MTIME != 0:
+			ts[1] = unix.Timespec{Sec: int64(in.Mtime), Nsec: int64(in.Mtimensec)}
+		}
+		if errno := sys.Utimes(fd, &ts); errno != 0 {
+			return fuse.Status(errno)
+		}
+	}
+	var st unix.Stat_t
+	if errno := sys.Stat(fd, &st); errno != 0 {
+		return fuse.Status(errno)
+	}
+	f.own.attr(&st, n.tag, &out.Attr)
+	return fuse.OK
+}
+
+// truncate works by the caller's open file where there is one: opening again
+// could be refused, as for a program that runs.
+func (f *FS) truncate(n *node, in *fuse.SetAttrIn, size int64) unix.Errno {
+	if in.Valid&fuse.FATTR_FH != 0 {
+		return sys.Errno(unix.Ftruncate(int(in.Fh), size))
+	}
+	fd, errno := f.reopen(n, unix.O_WRONLY|unix.O_NONBLOCK)
+	if errno != 0 {
+		return errno
+	}
+	defer unix.Close(fd)
+	return sys.Errno(unix.Ftruncate(fd, size))
+}
+
+// StatFs implements fuse.RawFileSystem.
+func (f *FS) StatFs(_ <-chan struct{}, in *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
+	_, u := f.pathOf(in.NodeId)
+	if u.errno != 0 {
+		return fuse.Status(u.errno)
+	}
+	defer u.done()
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(u.fd, &st); err != nil {
+		return fuse.Status(sys.Errno(err))
+	}
+	*out = fuse.StatfsOut{
+		Blocks:  st.Blocks,
+		Bfree:   st.Bfree,
+		Bavail:  st.Bavail,
+		Files:   st.Files,
+		Ffree:   st.Ffree,
+		Bsize:   uint32(st.Bsize),
+		NameLen: uint32(st.Namelen),
+		Frsize:  uint32(st.Frsize),
+	}
+	return fuse.OK
+}

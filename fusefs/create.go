@@ -1,0 +1,228 @@
+package fusefs
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/sys"
+)
+
+// creator is who a new file will belong to.
+type creator struct {
+	creds sys.Creds
+	mode  uint32
+}
+
+// creator translates the caller and settles the mode of a new file in dir.
+// A caller whom the map does not have can own nothing: EOVERFLOW.
+func (f *FS) creator(h *fuse.InHeader, dirfd int, mode, umask uint32) (creator, unix.Errno) {
+	uid, uok := f.own.diskUID(h.Uid)
+	gid, gok := f.own.diskGID(h.Gid)
+	if !uok || !gok {
+		return creator{}, unix.EOVERFLOW
+	}
+	c := creator{
+		creds: sys.Creds{FsUID: uid, FsGID: gid, Caps: f.caps},
+		mode:  mode,
+	}
+	// The umask counts only where no default ACL takes its place. This process
+	// has umask 0, so the source applies none itself.
+	if mode&umask&0777 != 0 {
+		if _, errno := sys.GetXattr(dirfd, xattrDefaultACL, nil); errno != 0 {
+			c.mode &^= umask & 0777
+		}
+	}
+	if f.kernel&fuse.CAP_CREATE_SUPP_GROUP == 0 {
+		c.mode = f.stripSetgid(h, dirfd, gid, c.mode)
+	}
+	return c, 0
+}
+
+func (f *FS) as(c creator, fn func() unix.Errno) unix.Errno {
+	return c.creds.Run(f.base, f.permitted, fn)
+}
+
+// stripSetgid does what older kernels leave to the file system below: an
+// executable file made in a setgid directory loses S_ISGID unless its maker
+// is in the directory's group or has CAP_FSETID. Since Linux 6.0 the kernel
+// has done so before it asks us, and then this changes nothing. The file
+// system below can't: it sees a thread with CAP_FSETID and no groups.
+func (f *FS) stripSetgid(h *fuse.InHeader, dirfd int, gid, mode uint32) uint32 {
+	const both = unix.S_ISGID | unix.S_IXGRP
+	if mode&unix.S_IFMT == unix.S_IFDIR || mode&both != both {
+		return mode
+	}
+	var st unix.Stat_t
+	if sys.Stat(dirfd, &st) != 0 || st.Mode&unix.S_ISGID == 0 || st.Gid == gid {
+		return mode
+	}
+	if group := f.own.viewGID(st.Gid); group != invalidID {
+		groups, caps := statusOf(h.Pid)
+		if caps.Has(unix.CAP_FSETID) {
+			return mode
+		}
+		for _, g := range groups {
+			if g == group {
+				return mode
+			}
+		}
+	}
+	return mode &^ unix.S_ISGID
+}
+
+// statusOf reads the groups and effective capabilities of a process. If it
+// can't be read, there are none.
+func statusOf(pid uint32) (groups []uint32, caps sys.CapSet) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return nil, 0
+	}
+	for line := range bytes.Lines(text) {
+		if rest, ok := bytes.CutPrefix(line, []byte("Groups:")); ok {
+			for _, field := range bytes.Fields(rest) {
+				if g, err := strconv.ParseUint(string(field), 10, 32); err == nil {
+					groups = append(groups, uint32(g))
+				}
+			}
+		}
+		if rest, ok := bytes.CutPrefix(line, []byte("CapEff:")); ok {
+			if c, err := strconv.ParseUint(string(bytes.TrimSpace(rest)), 16, 64); err == nil {
+				caps = sys.CapSet(c)
+			}
+		}
+	}
+	return groups, caps
+}
+
+// make runs a call that makes name in the directory of h, and answers with
+// the new file.
+func (f *FS) make(h *fuse.InHeader, name string, mode, umask uint32, out *fuse.EntryOut,
+	call func(dirfd int, mode uint32) error) fuse.Status {
+	if !validName(name) {
+		return fuse.Status(unix.EINVAL)
+	}
+	dir, u := f.pathOf(h.NodeId)
+	if u.errno != 0 {
+		return fuse.Status(u.errno)
+	}
+	defer u.done()
+	c, errno := f.creator(h, u.fd, mode, umask)
+	if errno != 0 {
+		return fuse.Status(errno)
+	}
+	if errno := f.as(c, func() unix.Errno { return sys.Errno(call(u.fd, c.mode)) }); errno != 0 {
+		return fuse.Status(errno)
+	}
+	return fuse.Status(f.entry(dir, u.fd, name, out))
+}
+
+// Mknod implements fuse.RawFileSystem.
+func (f *FS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
+	return f.make(&in.InHeader, name, in.Mode, in.Umask, out, func(dirfd int, mode uint32) error {
+		return unix.Mknodat(dirfd, name, mode, int(diskRdev(in.Rdev)))
+	})
+}
+
+// Mkdir implements fuse.RawFileSystem.
+func (f *FS) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
+	return f.make(&in.InHeader, name, in.Mode&07777|unix.S_IFDIR, in.Umask, out, func(dirfd int, mode uint32) error {
+		return unix.Mkdirat(dirfd, name, mode&07777)
+	})
+}
+
+// Symlink implements fuse.RawFileSystem.
+func (f *FS) Symlink(_ <-chan struct{}, h *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
+	return f.make(h, name, 0, 0, out, func(dirfd int, _ uint32) error {
+		return unix.Symlinkat(target, dirfd, name)
+	})
+}
+
+// Create implements fuse.RawFileSystem.
+//
+// The kernel asks when it knows no such name, and checks no permission of the
+// file that it gets: so it has to be a new one. If somebody else made it
+// meanwhile, ESTALE lets the kernel look again, and open what is there as any
+// other file.
+func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
+	if !validName(name) {
+		return fuse.Status(unix.EINVAL)
+	}
+	dir, u := f.pathOf(in.NodeId)
+	if u.errno != 0 {
+		return fuse.Status(u.errno)
+	}
+	defer u.done()
+	c, errno := f.creator(&in.InHeader, u.fd, in.Mode|unix.S_IFREG, in.Umask)
+	if errno != 0 {
+		return fuse.Status(errno)
+	}
+	fd := -1
+	errno = f.as(c, func() (errno unix.Errno) {
+		fd, errno = openat(u.fd, name, diskOpenFlags(in.Flags)|unix.O_CREAT|unix.O_EXCL, c.mode&07777)
+		return errno
+	})
+	if errno == unix.EEXIST && in.Flags&unix.O_EXCL == 0 {
+		errno = unix.ESTALE
+	}
+	if errno != 0 {
+		return fuse.Status(errno)
+	}
+	return f.created(fd, dir, name, out)
+}
+
+// Tmpfile implements fuse.RawFileSystem.
+func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
+	_, u := f.pathOf(in.NodeId)
+	if u.errno != 0 {
+		return fuse.Status(u.errno)
+	}
+	defer u.done()
+	c, errno := f.creator(&in.InHeader, u.fd, in.Mode|unix.S_IFREG, in.Umask)
+	if errno != 0 {
+		return fuse.Status(errno)
+	}
+	fd := -1
+	errno = f.as(c, func() (errno unix.Errno) {
+		flags := diskOpenFlags(in.Flags)&^unix.O_NOFOLLOW | unix.O_TMPFILE | int(in.Flags&unix.O_EXCL)
+		fd, errno = openat(u.fd, ".", flags, c.mode&07777)
+		return errno
+	})
+	if errno != 0 {
+		return fuse.Status(errno)
+	}
+	return f.created(fd, nil, "", out)
+}
+
+// created answers with a new file that fd has open.
+func (f *FS) created(fd int, dir *node, name string, out *fuse.CreateOut) fuse.Status {
+	path, errno := sys.Reopen(fd, unix.O_PATH)
+	if errno != 0 {
+		unix.Close(fd)
+		return fuse.Status(errno)
+	}
+	n, errno := f.identify(path, dir, name, &out.EntryOut)
+	if errno != 0 {
+		unix.Close(fd)
+		return fuse.Status(errno)
+	}
+	if dir == nil && n.mount == nil {
+		f.fds.pin(n) // it has no name to find it by
+	}
+	f.opened(n, fd, &out.OpenOut)
+	return fuse.OK
+}
+
+func openat(dirfd int, name string, flags int, mode uint32) (int, unix.Errno) {
+	for {
+		fd, err := unix.Openat(dirfd, name, flags|unix.O_CLOEXEC, mode)
+		if err == unix.EINTR {
+			continue
+		}
+		return fd, sys.Errno(err)
+	}
+}

@@ -1,0 +1,49 @@
+// Package fusefs serves an ID-mapped view of a directory tree over FUSE, for
+// kernels and file systems that cannot make an idmapped mount themselves.
+//
+// # Model
+//
+// The server holds a private mount of the source and answers the kernel's
+// requests from it. One core has two translations:
+//
+//   - translate: the server turns disk ids to view ids in every answer and view
+//     ids to disk ids in every request: owners, POSIX ACLs, and the rootid of
+//     security.capability.
+//   - relay: the kernel idmaps our FUSE mount (Linux 6.12 and later), so requests
+//     and answers carry disk ids and the server passes them on as they are.
+//
+// The kernel decides about permissions in both (default_permissions). For this
+// to come out as on a native idmapped mount, an owner that the map does not
+// have is answered as 4294967295, which the kernel takes for "no valid id": it
+// shows 65534, matches no caller and is overridden by no capability.
+//
+//	fs, err := fusefs.New(source, fusefs.Options{Map: m})
+//	...
+//	err = fs.Start(dev) // dev: /dev/fuse of a mount; returns when it is usable
+//	...
+//	fs.Wait() // until it is unmounted
+//
+// # Guarantees
+//
+//   - No path is ever joined: each operation works on (descriptor, name) or on a
+//     descriptor, and follows no symbolic link.
+//   - A new file has its right owner from the start: it is created by a thread
+//     with the caller's disk ids as file system ids.
+//   - Names and attributes are not cached by the kernel (all timeouts are 0), so
+//     changes below are seen at once.
+//   - A name or node that the kernel sends is never trusted to be sane.
+//
+// # Inodes
+//
+// A node is identified by its file handle where the source can open files by
+// handle, and costs no descriptor. Elsewhere (overlay, ramfs, FUSE) a node is
+// identified by device and inode number and held by an O_PATH descriptor; past
+// a budget, descriptors are closed and opened again by (parent, name), which is
+// checked against the identity; a file that was meanwhile renamed below the
+// mount then is ESTALE, which makes the kernel look it up again.
+//
+// # Locks
+//
+// In this order, never the other way: node.open, table.mu, fdCache.mu. No system
+// call that can block on the source is made under table.mu or fdCache.mu.
+package fusefs

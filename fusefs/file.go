@@ -1,0 +1,186 @@
+package fusefs
+
+import (
+	"sync"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/sys"
+)
+
+// openState is how the open files of a node reach their data. The kernel
+// demands that all that are open at a time do it the same way.
+type openState struct {
+	mu      sync.Mutex
+	count   int
+	backing int32 // the kernel's id of the passthrough file; 0: by requests
+}
+
+// diskOpenFlags are the flags that an open file of the source gets. What the
+// kernel has done itself (O_CREAT, O_EXCL, O_TRUNC) is not done again, and
+// O_DIRECT would make demands on the server's buffers.
+func diskOpenFlags(flags uint32) int {
+	const drop = unix.O_CREAT | unix.O_EXCL | unix.O_TRUNC | unix.O_DIRECT | unix.O_NOCTTY | fasync
+	return int(flags)&^drop | unix.O_NOFOLLOW
+}
+
+// fasync is FASYNC, which is a matter between the caller and the kernel.
+const fasync = unix.O_ASYNC
+
+// Open implements fuse.RawFileSystem.
+func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	n := f.nodes.get(in.NodeId)
+	if n == nil {
+		return fuse.Status(unix.ESTALE)
+	}
+	if !n.isRegular() {
+		// Devices, FIFOs and sockets are the kernel's own business, and opening
+		// them here would act on this machine's.
+		return fuse.Status(unix.ENXIO)
+	}
+	flags := diskOpenFlags(in.Flags)
+	if n.mount == nil {
+		flags &^= unix.O_NOFOLLOW // the entry in /proc is a link
+	}
+	fd, errno := f.reopen(n, flags)
+	if errno != 0 {
+		return fuse.Status(errno)
+	}
+	f.opened(n, fd, out)
+	return fuse.OK
+}
+
+// opened answers with an open file, through passthrough where that works.
+func (f *FS) opened(n *node, fd int, out *fuse.OpenOut) {
+	out.Fh = uint64(fd)
+	if !f.remoteData {
+		out.OpenFlags |= fuse.FOPEN_NOFLUSH
+	}
+	n.open.mu.Lock()
+	defer n.open.mu.Unlock()
+	if n.open.count == 0 {
+		n.open.backing = f.register(fd)
+	}
+	n.open.count++
+	if n.open.backing != 0 {
+		out.OpenFlags |= fuse.FOPEN_PASSTHROUGH
+		out.BackingID = n.open.backing
+	}
+}
+
+// register makes a passthrough file of fd; 0 if the kernel can't.
+func (f *FS) register(fd int) int32 {
+	if f.passOff.Load() {
+		return 0
+	}
+	id, errno := f.server.RegisterBackingFd(&fuse.BackingMap{Fd: int32(fd)})
+	if errno == 0 {
+		return id
+	}
+	// ELOOP: file systems are stacked too deep here. EPERM: no CAP_SYS_ADMIN.
+	// Both stay so for this source.
+	if errno == unix.ELOOP || errno == unix.EPERM || errno == unix.EOPNOTSUPP {
+		if !f.passOff.Swap(true) {
+			f.log.Info("reads and writes go through the server", "source", f.source.Name(), "cause", errno)
+		}
+	}
+	return 0
+}
+
+// Release implements fuse.RawFileSystem.
+func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
+	if n := f.nodes.get(in.NodeId); n != nil {
+		n.open.mu.Lock()
+		n.open.count--
+		if n.open.count == 0 && n.open.backing != 0 {
+			f.server.UnregisterBackingFd(n.open.backing)
+			n.open.backing = 0
+		}
+		n.open.mu.Unlock()
+	}
+	unix.Close(int(in.Fh))
+}
+
+// Flush implements fuse.RawFileSystem: what close(2) would report.
+func (f *FS) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
+	fd, err := unix.FcntlInt(uintptr(in.Fh), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return fuse.Status(sys.Errno(err))
+	}
+	return fuse.Status(sys.Errno(unix.Close(fd)))
+}
+
+// Read implements fuse.RawFileSystem.
+func (f *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	return fuse.ReadResultFd(uintptr(in.Fh), int64(in.Offset), len(buf)), fuse.OK
+}
+
+// Write implements fuse.RawFileSystem.
+func (f *FS) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	for written := 0; ; {
+		n, err := unix.Pwrite(int(in.Fh), data[written:], int64(in.Offset)+int64(written))
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			if written > 0 {
+				return uint32(written), fuse.OK
+			}
+			return 0, fuse.Status(sys.Errno(err))
+		}
+		written += n
+		if written == len(data) || n == 0 {
+			return uint32(written), fuse.OK
+		}
+	}
+}
+
+// Writev implements fuse.RawFileSystem: ENOSYS has Write called.
+func (f *FS) Writev(<-chan struct{}, *fuse.WriteIn, [][]byte) (uint32, fuse.Status) {
+	return 0, fuse.ENOSYS
+}
+
+// Fsync implements fuse.RawFileSystem.
+func (f *FS) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	return fsync(int(in.Fh), in.FsyncFlags)
+}
+
+func fsync(fd int, flags uint32) fuse.Status {
+	const dataOnly = 1 // FUSE_FSYNC_FDATASYNC
+	if flags&dataOnly != 0 {
+		return fuse.Status(sys.Errno(unix.Fdatasync(fd)))
+	}
+	return fuse.Status(sys.Errno(unix.Fsync(fd)))
+}
+
+// Fallocate implements fuse.RawFileSystem.
+func (f *FS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
+	return fuse.Status(sys.Errno(unix.Fallocate(int(in.Fh), in.Mode, int64(in.Offset), int64(in.Length))))
+}
+
+// Lseek implements fuse.RawFileSystem: SEEK_DATA and SEEK_HOLE, the kernel does
+// the others.
+func (f *FS) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
+	if in.Whence != unix.SEEK_DATA && in.Whence != unix.SEEK_HOLE {
+		return fuse.Status(unix.EINVAL)
+	}
+	at, err := unix.Seek(int(in.Fh), int64(in.Offset), int(in.Whence))
+	if err != nil {
+		return fuse.Status(sys.Errno(err))
+	}
+	out.Offset = uint64(at)
+	return fuse.OK
+}
+
+// CopyFileRange implements fuse.RawFileSystem.
+func (f *FS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
+	from, to := int64(in.OffIn), int64(in.OffOut)
+	// The answer has 32 bits.
+	length := int(min(in.Len, 1<<30))
+	n, err := unix.CopyFileRange(int(in.FhIn), &from, int(in.FhOut), &to, length, int(in.Flags))
+	if err != nil {
+		return 0, fuse.Status(sys.Errno(err))
+	}
+	return uint32(n), fuse.OK
+}

@@ -1,0 +1,234 @@
+package fusefs
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"log/slog"
+	"os"
+	"sync/atomic"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/idmap"
+	"github.com/idmount/idmount/internal/sys"
+)
+
+// Options say how a source is shown.
+type Options struct {
+	Map    idmap.Map    // disk ids to view ids
+	Relay  bool         // the kernel idmaps the FUSE mount; Map is not used
+	Logger *slog.Logger // nil logs nothing
+
+	// NoPassthrough makes every read and write a request, as on kernels before
+	// 6.9. It exists to test and measure that.
+	NoPassthrough bool
+}
+
+// FS is the file system. Its methods up to Wait are for its owner, the others
+// are for the FUSE server.
+type FS struct {
+	fuse.RawFileSystem // answers ENOSYS to what is not implemented here
+
+	own     owners
+	log     *slog.Logger
+	source  *os.File
+	root    *node
+	nodes   *table
+	fds     fdCache
+	mounts  *mounts
+	devices devices
+	streams streams
+
+	caps, permitted sys.CapSet
+	base            sys.Creds
+
+	server     *fuse.Server
+	kernel     uint64 // the kernel's INIT flags
+	depth      int    // stack depth for passthrough
+	passOff    atomic.Bool
+	remoteData bool // close(2) can report errors of earlier writes
+}
+
+// New prepares a file system that shows the directory source. The descriptor
+// may be O_PATH, stays the caller's, and has to stay open until Wait returns.
+//
+// The calling process needs umask 0, and uid 0 or equivalent capabilities
+// towards the source; those that the calling thread has are used.
+func New(source *os.File, o Options) (*FS, error) {
+	if !o.Relay {
+		if err := o.Map.CheckTranslate(); err != nil {
+			return nil, err
+		}
+	}
+	effective, permitted, err := sys.ThreadCaps()
+	if err != nil {
+		return nil, err
+	}
+	f := &FS{
+		RawFileSystem: fuse.NewDefaultRawFileSystem(),
+		own:           owners{m: o.Map, relay: o.Relay},
+		log:           o.Logger,
+		source:        source,
+		devices:       devices{tags: make(map[uint64]uint16)},
+		caps:          effective,
+		permitted:     permitted,
+		base:          sys.Creds{FsUID: uint32(os.Geteuid()), FsGID: uint32(os.Getegid()), Caps: effective},
+	}
+	if f.log == nil {
+		f.log = slog.New(slog.DiscardHandler)
+	}
+	f.streams.open = make(map[uint64]*stream)
+	f.fds.budget = descriptorBudget()
+	f.passOff.Store(o.NoPassthrough)
+
+	var st unix.Stat_t
+	if errno := sys.Stat(int(source.Fd()), &st); errno != 0 {
+		return nil, &sys.Error{Op: "stat", Path: source.Name(), Err: errno}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return nil, &sys.Error{Op: "open", Path: source.Name(), Err: unix.ENOTDIR}
+	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(source.Fd()), &fs); err != nil {
+		return nil, &sys.Error{Op: "statfs", Path: source.Name(), Err: err}
+	}
+	f.depth, f.remoteData = stacking(uint32(fs.Type))
+	if f.mounts, err = newMounts(source); err != nil {
+		return nil, err
+	}
+	fd, err := unix.FcntlInt(source.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		f.mounts.close()
+		return nil, &sys.Error{Op: "fcntl", Path: source.Name(), Err: err}
+	}
+	f.root = &node{typ: unix.S_IFDIR, tag: f.devices.tag(st.Dev), mount: f.mounts.root, fd: -1}
+	f.root.key = keyOfInode(&st)
+	if f.root.mount != nil {
+		var buf [sys.MaxHandle]byte
+		n, _, errno := sys.HandleAt(fd, "", &buf)
+		if errno != 0 {
+			unix.Close(fd)
+			f.mounts.close()
+			return nil, &sys.Error{Op: "name_to_handle_at", Path: source.Name(), Err: errno}
+		}
+		f.root.key = keyOfHandle(f.root.mount, buf[:n])
+	}
+	f.nodes = newTable(f.root)
+	f.fds.adopt(f.root, fd) // and never released
+	return f, nil
+}
+
+// descriptorBudget leaves half of the descriptors to open files.
+func descriptorBudget() int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return 256
+	}
+	return int(min(limit.Cur/2, 8192))
+}
+
+// stacking returns how deep the kernel has to allow file systems to be stacked
+// for passthrough to files of a file system type, and whether close(2) there
+// reports errors that write(2) did not.
+func stacking(magic uint32) (depth int, remote bool) {
+	switch magic {
+	case unix.OVERLAYFS_SUPER_MAGIC, unix.ECRYPTFS_SUPER_MAGIC:
+		return 2, false
+	case unix.FUSE_SUPER_MAGIC:
+		return 2, true
+	case unix.NFS_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC,
+		unix.V9FS_MAGIC, unix.CEPH_SUPER_MAGIC, unix.AFS_SUPER_MAGIC, unix.CODA_SUPER_MAGIC:
+		return 1, true
+	}
+	return 1, false
+}
+
+// Start serves the FUSE connection of dev, an open /dev/fuse of a mount with
+// default_permissions and allow_other. It returns when the kernel's INIT has
+// been answered; the mount then is usable. dev stays the caller's and may be
+// closed.
+//
+// With Relay, a kernel without ALLOW_IDMAP is an error.
+func (f *FS) Start(dev *os.File) error {
+	fd, err := unix.FcntlInt(dev.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return &sys.Error{Op: "fcntl", Path: dev.Name(), Err: err}
+	}
+	opts := &fuse.MountOptions{
+		AllowOther:         true,
+		EnableAcl:          true,
+		MaxWrite:           1 << 20,
+		MaxBackground:      64,
+		MaxStackDepth:      f.depth,
+		DisableReadDirPlus: true, // answers may not be cached, so they would be asked for again
+		IDMappedMount:      f.own.relay,
+		ExtraCapabilities:  fuse.CAP_DONT_MASK | capSetxattrExt | fuse.CAP_IOCTL_DIR | fuse.CAP_ASYNC_DIO,
+		Logger:             log.New(logWriter{f.log}, "", 0),
+		PanicHandler: func(v any) fuse.Status {
+			f.log.Error("panic in the file system", "cause", fmt.Sprint(v))
+			return fuse.EIO
+		},
+	}
+	if !f.own.relay {
+		opts.DisabledCapabilities |= fuse.CAP_ALLOW_IDMAP
+	}
+	if f.passOff.Load() {
+		opts.DisabledCapabilities |= fuse.CAP_PASSTHROUGH
+	}
+	// Opens have to reach the server: that is where it learns of O_APPEND and
+	// where passthrough begins.
+	opts.DisabledCapabilities |= fuse.CAP_NO_OPEN_SUPPORT
+	server, err := fuse.NewServer(f, fmt.Sprintf("/dev/fd/%d", fd), opts)
+	if err != nil {
+		return fmt.Errorf("fuse: answer INIT for %s: %w", f.source.Name(), err)
+	}
+	f.server = server
+	if f.own.relay && f.kernel&fuse.CAP_ALLOW_IDMAP == 0 {
+		return fmt.Errorf("fuse: idmap the mount for %s: the kernel's FUSE has no ALLOW_IDMAP (Linux 6.12)", f.source.Name())
+	}
+	go server.Serve()
+	return nil
+}
+
+// capSetxattrExt asks for SETXATTR requests with flags (FUSE_SETXATTR_EXT, Linux 5.14).
+const capSetxattrExt = 1 << 29
+
+// Wait returns when the file system has been unmounted, and gives its
+// descriptors back.
+func (f *FS) Wait() {
+	f.server.Wait()
+	f.close()
+}
+
+func (f *FS) close() {
+	f.mounts.close()
+	f.fds.mu.Lock()
+	defer f.fds.mu.Unlock()
+	for _, n := range f.fds.ring {
+		unix.Close(n.fd)
+		n.fd = -1
+	}
+	f.fds.ring = nil
+}
+
+// Init implements fuse.RawFileSystem.
+func (f *FS) Init(server *fuse.Server) {
+	f.server = server
+	f.kernel = server.KernelSettings().Flags64()
+	if f.kernel&fuse.CAP_PASSTHROUGH == 0 {
+		f.passOff.Store(true)
+	}
+}
+
+// String implements fuse.RawFileSystem.
+func (f *FS) String() string { return "idmount" }
+
+// logWriter passes the server's own messages on.
+type logWriter struct{ log *slog.Logger }
+
+func (w logWriter) Write(p []byte) (int, error) {
+	w.log.Log(context.Background(), slog.LevelDebug, string(p))
+	return len(p), nil
+}

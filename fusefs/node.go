@@ -1,0 +1,378 @@
+package fusefs
+
+import (
+	"encoding/binary"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/sys"
+)
+
+// node is a file that the kernel knows.
+type node struct {
+	id    uint64
+	key   string // identity: see keyOfHandle and keyOfInode
+	mount *mount // where the handle in key opens; nil if there is no handle
+	tag   uint16 // of its device, for inode numbers
+	typ   uint32 // S_IFMT bits
+
+	refs uint64 // the kernel's look-ups; guarded by table.mu
+
+	// Guarded by fdCache.mu.
+	fd     int // O_PATH descriptor, -1 if none
+	users  int
+	recent bool
+	pinned bool // never closed to save descriptors
+	dead   bool
+	slot   int    // index in the cache's ring
+	parent *node  // where to find it again if there is no handle
+	name   string // there
+
+	open openState
+}
+
+func (n *node) isDir() bool     { return n.typ == unix.S_IFDIR }
+func (n *node) isRegular() bool { return n.typ == unix.S_IFREG }
+func (n *node) handle() string  { return n.key[4:] }
+
+// mount is one mount below the source whose files open by handle.
+type mount struct {
+	index uint32
+	fd    int // a directory on it, not O_PATH
+}
+
+func keyOfHandle(m *mount, handle []byte) string {
+	b := make([]byte, 4+len(handle))
+	binary.NativeEndian.PutUint32(b, m.index)
+	copy(b[4:], handle)
+	return string(b)
+}
+
+// keyOfInode identifies a file that a descriptor keeps from being deleted. Its
+// length differs from that of a handle's key only by chance, so the first
+// bytes, which no mount index has, tell them apart.
+func keyOfInode(st *unix.Stat_t) string {
+	var b [20]byte
+	binary.NativeEndian.PutUint32(b[:], ^uint32(0))
+	binary.NativeEndian.PutUint64(b[4:], st.Dev)
+	binary.NativeEndian.PutUint64(b[12:], st.Ino)
+	return string(b[:])
+}
+
+const (
+	chunkBits = 10
+	chunkSize = 1 << chunkBits
+	maxChunks = 1 << 16 // 67 million nodes
+	rootID    = 1
+)
+
+// table finds nodes by id, without a lock, and by identity.
+//
+// An id is an index and, above it, the number of times that the index was
+// used before: ids are never used twice, so a stale one is noticed.
+type table struct {
+	chunks [maxChunks]atomic.Pointer[[chunkSize]atomic.Pointer[node]]
+
+	mu    sync.Mutex
+	byKey map[string]*node
+	free  []uint64 // ids to use next
+	next  uint64
+	full  bool
+}
+
+func newTable(root *node) *table {
+	t := &table{byKey: make(map[string]*node), next: rootID}
+	root.refs = 1 << 62 // the kernel never forgets the root
+	t.add(root)
+	return t
+}
+
+// get returns nil for an id that is not in use.
+func (t *table) get(id uint64) *node {
+	index := id & (1<<32 - 1)
+	if index>>chunkBits >= maxChunks {
+		return nil
+	}
+	c := t.chunks[index>>chunkBits].Load()
+	if c == nil {
+		return nil
+	}
+	n := c[index&(chunkSize-1)].Load()
+	if n == nil || n.id != id {
+		return nil
+	}
+	return n
+}
+
+// intern returns the known node with fresh's identity or makes fresh known,
+// and counts a look-up of it. nil means that there are no more ids.
+func (t *table) intern(fresh *node) *node {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n := t.byKey[fresh.key]; n != nil {
+		n.refs++
+		return n
+	}
+	fresh.refs = 1
+	if !t.add(fresh) {
+		return nil
+	}
+	return fresh
+}
+
+func (t *table) add(n *node) bool {
+	if l := len(t.free); l > 0 {
+		n.id, t.free = t.free[l-1], t.free[:l-1]
+	} else {
+		if t.next>>chunkBits >= maxChunks {
+			return false
+		}
+		n.id = t.next
+		t.next++
+	}
+	index := n.id & (1<<32 - 1)
+	c := t.chunks[index>>chunkBits].Load()
+	if c == nil {
+		c = new([chunkSize]atomic.Pointer[node])
+		t.chunks[index>>chunkBits].Store(c)
+	}
+	c[index&(chunkSize-1)].Store(n)
+	t.byKey[n.key] = n
+	return true
+}
+
+// find returns the known node with an identity, without counting a look-up.
+func (t *table) find(key string) *node {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.byKey[key]
+}
+
+// forget takes back count look-ups and returns the node if those were the last.
+func (t *table) forget(id, count uint64) *node {
+	n := t.get(id)
+	if n == nil || id == rootID {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if count > n.refs {
+		count = n.refs
+	}
+	n.refs -= count
+	if n.refs > 0 {
+		return nil
+	}
+	delete(t.byKey, n.key)
+	index := id & (1<<32 - 1)
+	t.chunks[index>>chunkBits].Load()[index&(chunkSize-1)].Store(nil)
+	t.free = append(t.free, id+1<<32)
+	return n
+}
+
+// fdCache keeps O_PATH descriptors of nodes up to a budget, the least recently
+// used closed first (by the clock algorithm). Nodes in use are never closed,
+// so the budget can be exceeded by as many as there are requests at a time.
+type fdCache struct {
+	mu     sync.Mutex
+	ring   []*node
+	hand   int
+	budget int
+}
+
+// use is a descriptor of a node for one operation.
+type use struct {
+	fd     int
+	n      *node // nil: the descriptor is this operation's own
+	errno  unix.Errno
+	shared *fdCache
+}
+
+func (u *use) done() {
+	if u.n != nil {
+		u.shared.release(u.n)
+	} else if u.fd >= 0 {
+		unix.Close(u.fd)
+	}
+	u.fd = -1
+	u.n = nil
+}
+
+// acquire returns the node's descriptor if it has one.
+func (c *fdCache) acquire(n *node) (int, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n.fd < 0 {
+		return -1, false
+	}
+	n.users++
+	n.recent = true
+	return n.fd, true
+}
+
+// adopt gives the node a descriptor unless it has one, and acquires it.
+func (c *fdCache) adopt(n *node, fd int) int {
+	var closing []int
+	c.mu.Lock()
+	if n.fd >= 0 {
+		closing = append(closing, fd)
+	} else {
+		n.fd = fd
+		n.slot = len(c.ring)
+		c.ring = append(c.ring, n)
+		n.dead = false
+	}
+	n.users++
+	n.recent = true
+	fd = n.fd
+	for turns := 2 * len(c.ring); len(c.ring) > c.budget && turns > 0; turns-- {
+		if c.hand >= len(c.ring) {
+			c.hand = 0
+		}
+		victim := c.ring[c.hand]
+		if victim.users > 0 || victim.pinned || victim.recent {
+			victim.recent = false
+			c.hand++
+			continue
+		}
+		closing = append(closing, c.remove(victim))
+	}
+	c.mu.Unlock()
+	for _, fd := range closing {
+		unix.Close(fd)
+	}
+	return fd
+}
+
+// remove takes a node out of the ring and returns the descriptor to close.
+func (c *fdCache) remove(n *node) int {
+	last := len(c.ring) - 1
+	moved := c.ring[last]
+	c.ring[n.slot] = moved
+	moved.slot = n.slot
+	c.ring[last] = nil
+	c.ring = c.ring[:last]
+	fd := n.fd
+	n.fd = -1
+	return fd
+}
+
+func (c *fdCache) release(n *node) {
+	fd := -1
+	c.mu.Lock()
+	n.users--
+	if n.users == 0 && n.dead && n.fd >= 0 {
+		fd = c.remove(n)
+	}
+	c.mu.Unlock()
+	if fd >= 0 {
+		unix.Close(fd)
+	}
+}
+
+// drop closes the descriptor of a node that the kernel has forgotten.
+func (c *fdCache) drop(n *node) {
+	fd := -1
+	c.mu.Lock()
+	n.dead = true
+	n.parent = nil
+	if n.users == 0 && n.fd >= 0 {
+		fd = c.remove(n)
+	}
+	c.mu.Unlock()
+	if fd >= 0 {
+		unix.Close(fd)
+	}
+}
+
+// place notes where a node without a handle is found.
+func (c *fdCache) place(n, parent *node, name string) {
+	if n.mount != nil {
+		return
+	}
+	c.mu.Lock()
+	n.parent, n.name = parent, name
+	c.mu.Unlock()
+}
+
+func (c *fdCache) pin(n *node) {
+	c.mu.Lock()
+	n.pinned = true
+	c.mu.Unlock()
+}
+
+func (c *fdCache) placeOf(n *node) (*node, string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return n.parent, n.name
+}
+
+// path returns an O_PATH descriptor of n.
+func (f *FS) path(n *node) use {
+	if fd, ok := f.fds.acquire(n); ok {
+		return use{fd: fd, n: n, shared: &f.fds}
+	}
+	if n.mount != nil {
+		fd, errno := sys.OpenHandle(n.mount.fd, n.handle(), unix.O_PATH|unix.O_NOFOLLOW)
+		if errno != 0 {
+			return use{fd: -1, errno: errno}
+		}
+		if !n.isDir() {
+			return use{fd: fd}
+		}
+		return use{fd: f.fds.adopt(n, fd), n: n, shared: &f.fds}
+	}
+	parent, name := f.fds.placeOf(n)
+	if parent == nil {
+		return use{fd: -1, errno: unix.ESTALE}
+	}
+	dir := f.path(parent)
+	if dir.errno != 0 {
+		return dir
+	}
+	defer dir.done()
+	fd, errno := openPath(dir.fd, name)
+	if errno != 0 {
+		return use{fd: -1, errno: unix.ESTALE}
+	}
+	var st unix.Stat_t
+	if errno := sys.Stat(fd, &st); errno != 0 || keyOfInode(&st) != n.key {
+		unix.Close(fd)
+		return use{fd: -1, errno: unix.ESTALE}
+	}
+	return use{fd: f.fds.adopt(n, fd), n: n, shared: &f.fds}
+}
+
+// pathOf is path of the node with an id.
+func (f *FS) pathOf(id uint64) (*node, use) {
+	n := f.nodes.get(id)
+	if n == nil {
+		return nil, use{fd: -1, errno: unix.ESTALE}
+	}
+	return n, f.path(n)
+}
+
+// reopen opens n for input, output or both.
+func (f *FS) reopen(n *node, flags int) (int, unix.Errno) {
+	if n.mount != nil {
+		return sys.OpenHandle(n.mount.fd, n.handle(), flags)
+	}
+	u := f.path(n)
+	if u.errno != 0 {
+		return -1, u.errno
+	}
+	defer u.done()
+	return sys.Reopen(u.fd, flags)
+}
+
+func openPath(dirfd int, name string) (int, unix.Errno) {
+	for {
+		fd, err := unix.Openat(dirfd, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err == unix.EINTR {
+			continue
+		}
+		return fd, sys.Errno(err)
+	}
+}

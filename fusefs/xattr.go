@@ -1,0 +1,187 @@
+package fusefs
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/idmap"
+	"github.com/idmount/idmount/internal/sys"
+)
+
+const (
+	xattrAccessACL  = "system.posix_acl_access"
+	xattrDefaultACL = "system.posix_acl_default"
+	xattrFileCap    = "security.capability"
+	maxXattr        = 64 << 10 // XATTR_SIZE_MAX, XATTR_LIST_MAX
+)
+
+func isACL(name string) bool { return name == xattrAccessACL || name == xattrDefaultACL }
+
+// carried reports whether an attribute is passed on. The kernel checks
+// permissions for these families; of others in system.* (NFS's own ACLs, say)
+// it leaves the check to the file system, and this one would grant them as
+// root, with owners in them that no map has translated.
+func carried(name string) bool {
+	return isACL(name) || !strings.HasPrefix(name, "system.")
+}
+
+// GetXAttr implements fuse.RawFileSystem.
+func (f *FS) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
+	if !carried(name) {
+		return 0, fuse.Status(unix.EOPNOTSUPP)
+	}
+	_, u := f.pathOf(h.NodeId)
+	if u.errno != 0 {
+		return 0, fuse.Status(u.errno)
+	}
+	defer u.done()
+	if f.own.relay || !isACL(name) && name != xattrFileCap {
+		n, errno := sys.GetXattr(u.fd, name, dest)
+		if errno == unix.EOPNOTSUPP && isACL(name) {
+			errno = unix.ENODATA
+		}
+		return answer(n, errno)
+	}
+	raw := make([]byte, 512)
+	n, errno := sys.GetXattr(u.fd, name, raw)
+	if errno == unix.ERANGE {
+		raw = make([]byte, maxXattr)
+		n, errno = sys.GetXattr(u.fd, name, raw)
+	}
+	if errno == unix.EOPNOTSUPP && isACL(name) {
+		// The kernel asks for ACLs before every access check, and EOPNOTSUPP
+		// would fail it: a source without ACLs has none on this file.
+		errno = unix.ENODATA
+	}
+	if errno != 0 {
+		return 0, fuse.Status(errno)
+	}
+	translate := idmap.ViewACL
+	if name == xattrFileCap {
+		translate = idmap.ViewFileCap
+	}
+	value, err := translate(f.own.m, raw[:n])
+	if err != nil {
+		f.log.Debug("unreadable attribute on disk", "name", name, "cause", err)
+		return 0, fuse.Status(unix.EIO)
+	}
+	if len(dest) == 0 {
+		return uint32(len(value)), fuse.OK
+	}
+	if len(value) > len(dest) {
+		return uint32(len(value)), fuse.ERANGE
+	}
+	return uint32(copy(dest, value)), fuse.OK
+}
+
+func answer(n int, errno unix.Errno) (uint32, fuse.Status) {
+	if errno != 0 {
+		return 0, fuse.Status(errno)
+	}
+	return uint32(n), fuse.OK
+}
+
+// SetXAttr implements fuse.RawFileSystem.
+func (f *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, value []byte) fuse.Status {
+	if !carried(name) {
+		return fuse.Status(unix.EOPNOTSUPP)
+	}
+	_, u := f.pathOf(in.NodeId)
+	if u.errno != 0 {
+		return fuse.Status(u.errno)
+	}
+	defer u.done()
+	if !f.own.relay {
+		var err error
+		switch {
+		case isACL(name):
+			value, err = idmap.DiskACL(f.own.m, value)
+		case name == xattrFileCap:
+			value, err = idmap.DiskFileCap(f.own.m, value)
+		}
+		if err != nil {
+			if !errors.Is(err, idmap.ErrUnmapped) && !errors.Is(err, idmap.ErrMalformed) {
+				f.log.Debug("attribute refused", "name", name, "cause", err)
+			}
+			return fuse.Status(unix.EINVAL)
+		}
+	}
+	set := func() unix.Errno { return sys.SetXattr(u.fd, name, value, int(in.Flags)) }
+	if name == xattrAccessACL && in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0 {
+		return fuse.Status(f.withoutSetgid(u.fd, set))
+	}
+	return fuse.Status(set())
+}
+
+// withoutSetgid runs a call so that the source clears S_ISGID: as somebody who
+// is not in the file's group and lacks CAP_FSETID.
+func (f *FS) withoutSetgid(fd int, call func() unix.Errno) unix.Errno {
+	var st unix.Stat_t
+	if errno := sys.Stat(fd, &st); errno != 0 {
+		return errno
+	}
+	stranger := uint32(idmap.OverflowID)
+	if st.Gid == stranger {
+		stranger--
+	}
+	c := sys.Creds{FsUID: f.base.FsUID, FsGID: stranger, Caps: f.caps.Without(unix.CAP_FSETID)}
+	return c.Run(f.base, f.permitted, call)
+}
+
+// RemoveXAttr implements fuse.RawFileSystem.
+func (f *FS) RemoveXAttr(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
+	if !carried(name) {
+		return fuse.Status(unix.EOPNOTSUPP)
+	}
+	_, u := f.pathOf(h.NodeId)
+	if u.errno != 0 {
+		return fuse.Status(u.errno)
+	}
+	defer u.done()
+	return fuse.Status(sys.RemoveXattr(u.fd, name))
+}
+
+// ListXAttr implements fuse.RawFileSystem. The file system below shows trusted
+// names to whoever has CAP_SYS_ADMIN, as this server does, so they are hidden
+// here from other callers than uid 0. With relay the kernel does not say who
+// the caller is.
+func (f *FS) ListXAttr(_ <-chan struct{}, h *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
+	_, u := f.pathOf(h.NodeId)
+	if u.errno != 0 {
+		return 0, fuse.Status(u.errno)
+	}
+	defer u.done()
+	raw := make([]byte, 1024)
+	n, errno := sys.ListXattr(u.fd, raw)
+	if errno == unix.ERANGE {
+		raw = make([]byte, maxXattr)
+		n, errno = sys.ListXattr(u.fd, raw)
+	}
+	if errno != 0 {
+		return 0, fuse.Status(errno)
+	}
+	hideTrusted := !f.own.relay && h.Uid != 0
+	shown := raw[:0]
+	for rest := raw[:n]; len(rest) > 0; {
+		end := bytes.IndexByte(rest, 0) + 1
+		if end == 0 {
+			end = len(rest)
+		}
+		name := strings.TrimSuffix(string(rest[:end]), "\x00")
+		if carried(name) && !(hideTrusted && strings.HasPrefix(name, "trusted.")) {
+			shown = append(shown, rest[:end]...)
+		}
+		rest = rest[end:]
+	}
+	if len(dest) == 0 {
+		return uint32(len(shown)), fuse.OK
+	}
+	if len(shown) > len(dest) {
+		return uint32(len(shown)), fuse.ERANGE
+	}
+	return uint32(copy(dest, shown)), fuse.OK
+}

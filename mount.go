@@ -1,0 +1,129 @@
+package idmount
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/detect"
+	"github.com/idmount/idmount/internal/mntopt"
+	"github.com/idmount/idmount/native"
+)
+
+// plan is a checked request.
+type plan struct {
+	source, target string
+	opts           Options
+	mount          mntopt.Options
+	choice         detect.Choice
+}
+
+func (p *plan) mounted() *Mounted {
+	return &Mounted{
+		Backend:  p.choice.Backend,
+		Reason:   p.choice.Reason,
+		Source:   p.source,
+		Target:   p.target,
+		Warnings: p.opts.Map.Warnings(),
+	}
+}
+
+// newPlan checks a request and chooses its backend. Nothing is mounted yet.
+func newPlan(ctx context.Context, source, target string, o Options) (*plan, error) {
+	if o.Map.IsZero() {
+		return nil, &UsageError{Op: "mount", Path: source, Err: errors.New("no map is given")}
+	}
+	if o.Backend == "" {
+		o.Backend = Auto
+	}
+	want, err := detect.ParseBackend(string(o.Backend))
+	if err != nil {
+		return nil, &UsageError{Op: "mount", Path: source, Err: err}
+	}
+	options, err := mntopt.Parse(o.MountOptions)
+	if err != nil {
+		return nil, &UsageError{Op: "mount", Path: source, Err: err}
+	}
+	src, dst, err := checkPaths(source, target)
+	if err != nil {
+		return nil, err
+	}
+	report, err := detect.Probe(ctx, src, detect.Options{Map: &o.Map, Recursive: o.Recursive})
+	if err != nil {
+		return nil, err
+	}
+	choice, err := detect.Choose(report, want)
+	if err != nil {
+		return nil, err
+	}
+	if choice.Backend == Translate {
+		if err := o.Map.CheckTranslate(); err != nil {
+			return nil, &UsageError{Op: "mount", Path: source, Err: err}
+		}
+	}
+	return &plan{source: src, target: dst, opts: o, mount: options, choice: choice}, nil
+}
+
+// Mount shows source at target through the map, and returns when the mount is
+// usable. A FUSE mount is served by a new process that outlives the caller. If
+// Mount fails, nothing is mounted and no process is left.
+//
+// It takes CAP_SYS_ADMIN, and for the FUSE backends the capabilities that
+// reach all of the source, as root of the initial user namespace has.
+func Mount(ctx context.Context, source, target string, o Options) (*Mounted, error) {
+	p, err := newPlan(ctx, source, target, o)
+	if err != nil {
+		return nil, err
+	}
+	m := p.mounted()
+	if p.choice.Backend == Native {
+		return m, p.native()
+	}
+	if m.PID, err = p.startDaemon(ctx); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// Serve is Mount, but a FUSE mount is served by the calling process until it is
+// unmounted or ctx ends, which unmounts it. ready is called once the mount is
+// usable. A native mount needs no server: Serve then returns after ready.
+//
+// Serving changes the process for good: umask 0, and only the capabilities that
+// the server needs. It is for programs that do nothing else.
+func Serve(ctx context.Context, source, target string, o Options, ready func(*Mounted)) error {
+	p, err := newPlan(ctx, source, target, o)
+	if err != nil {
+		return err
+	}
+	m := p.mounted()
+	if p.choice.Backend == Native {
+		if err := p.native(); err != nil {
+			return err
+		}
+		ready(m)
+		return nil
+	}
+	r, err := p.request()
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	m.PID = os.Getpid()
+	return r.serve(ctx, o.Logger, func() error { ready(m); return nil })
+}
+
+func (p *plan) native() error {
+	err := native.Mount(p.source, p.target, native.Options{
+		Map:       p.opts.Map,
+		Recursive: p.opts.Recursive,
+		Mount:     p.mount,
+	})
+	if errors.Is(err, unix.EPERM) && os.Geteuid() != 0 {
+		return fmt.Errorf("%w (it takes CAP_SYS_ADMIN)", err)
+	}
+	return err
+}

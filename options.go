@@ -1,0 +1,63 @@
+package idmount
+
+import (
+	"fmt"
+	"log/slog"
+
+	"github.com/idmount/idmount/detect"
+	"github.com/idmount/idmount/idmap"
+)
+
+// Backend is a way to make the mount.
+type Backend = detect.Backend
+
+// The backends. Auto takes the first of the others that works.
+const (
+	Auto      = detect.Auto
+	Native    = detect.Native
+	Relay     = detect.Relay
+	Translate = detect.Translate
+)
+
+// Options of a mount. Map is needed, all others may be zero.
+type Options struct {
+	Map       idmap.Map
+	Backend   Backend // "" is Auto
+	Recursive bool    // the submounts of the source too
+
+	// MountOptions is a list as mount(8) takes it: ro, nosuid, nodev, noexec,
+	// noatime and friends, nosymfollow, private, slave, shared, unbindable.
+	MountOptions string
+
+	// Daemon is the program that serves FUSE mounts, an absolute path; ""
+	// looks up idmount in PATH.
+	Daemon string
+
+	Logger *slog.Logger // nil logs nothing
+}
+
+// Mounted is what a mount has become.
+type Mounted struct {
+	Backend  Backend  `json:"backend"`
+	Reason   string   `json:"reason"` // why this backend
+	Source   string   `json:"source"`
+	Target   string   `json:"target"`
+	PID      int      `json:"pid,omitempty"` // of the FUSE server; 0 for native
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// UsageError is a request that no machine could carry out: the caller has to
+// change it.
+type UsageError struct {
+	Op, Path string
+	Err      error
+}
+
+func (e *UsageError) Error() string {
+	if e.Path == "" {
+		return fmt.Sprintf("%s: %v", e.Op, e.Err)
+	}
+	return fmt.Sprintf("%s %s: %v", e.Op, e.Path, e.Err)
+}
+
+func (e *UsageError) Unwrap() error { return e.Err }

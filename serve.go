@@ -1,0 +1,289 @@
+package idmount
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/fusefs"
+	"github.com/idmount/idmount/idmap"
+	"github.com/idmount/idmount/internal/mntopt"
+	"github.com/idmount/idmount/internal/sys"
+)
+
+// request is what a FUSE server has to know: plain data, and two descriptors.
+type request struct {
+	Map     idmap.Map      `json:"map"`
+	Relay   bool           `json:"relay"`
+	Mount   mntopt.Options `json:"mount"`
+	Source  string         `json:"source"` // for messages and mount tables
+	Target  string         `json:"target"`
+	Cloned  bool           `json:"cloned"` // source is a mount of our own
+	NoAttrs bool           `json:"no_attrs,omitempty"`
+
+	source *os.File // the tree to show
+	target *os.File // where to, O_PATH
+}
+
+// request opens what the server needs.
+//
+// The server works on a private copy of the source's mount: what is mounted on
+// the source later, the target included, is not seen through it, and without
+// Recursive neither is what is mounted there now, as on a native mount. Before
+// Linux 5.2, which has no open_tree, it works on the source itself.
+func (p *plan) request() (*request, error) {
+	r := &request{
+		Map:    p.opts.Map,
+		Relay:  p.choice.Backend == Relay,
+		Mount:  p.mount,
+		Source: p.source,
+		Target: p.target,
+	}
+	var err error
+	if r.target, err = os.OpenFile(p.target, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0); err != nil {
+		return nil, err
+	}
+	flags := uint(unix.OPEN_TREE_CLONE)
+	if p.opts.Recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	r.source, err = sys.OpenTree(p.source, flags)
+	if errors.Is(err, unix.ENOSYS) {
+		r.source, err = os.OpenFile(p.source, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	} else if err == nil {
+		r.Cloned = true
+		err = r.prepareClone(p.opts.Recursive)
+	}
+	if err != nil {
+		r.close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// prepareClone applies the mount options to the server's copy, so that they
+// hold for what it does there (noatime, ro), and cuts it off from mounts that
+// others make. Before Linux 5.12 there is no call for that: then ro and the like
+// come from the FUSE mount alone.
+func (r *request) prepareClone(recursive bool) error {
+	attr := r.Mount.Attr()
+	attr.Propagation = unix.MS_PRIVATE
+	var flags uint
+	if recursive {
+		flags = unix.AT_RECURSIVE
+	}
+	err := sys.MountSetattr(r.source, "", flags, &attr)
+	if errors.Is(err, unix.ENOSYS) {
+		r.NoAttrs = true
+		return nil
+	}
+	return err
+}
+
+func (r *request) close() {
+	if r.source != nil {
+		r.source.Close()
+	}
+	if r.target != nil {
+		r.target.Close()
+	}
+}
+
+// attrs are the options of the FUSE mount: the source's own and those asked for.
+func (r *request) attrs() (uint64, error) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(r.source.Fd()), &st); err != nil {
+		return 0, &sys.Error{Op: "statfs", Path: r.Source, Err: err}
+	}
+	var attrs uint64
+	for _, f := range []struct {
+		statfs int64
+		attr   uint64
+	}{
+		{unix.ST_RDONLY, unix.MOUNT_ATTR_RDONLY},
+		{unix.ST_NOSUID, unix.MOUNT_ATTR_NOSUID},
+		{unix.ST_NODEV, unix.MOUNT_ATTR_NODEV},
+		{unix.ST_NOEXEC, unix.MOUNT_ATTR_NOEXEC},
+	} {
+		if int64(st.Flags)&f.statfs != 0 {
+			attrs |= f.attr
+		}
+	}
+	clear := r.Mount.Clear
+	if r.NoAttrs || !r.Cloned {
+		clear &^= unix.MOUNT_ATTR_RDONLY // the source stays read-only
+	}
+	return attrs&^clear | r.Mount.Set, nil
+}
+
+// serve mounts and serves the request until the mount is gone. If ctx ends
+// before, it unmounts. ready is called when the mount is in place.
+func (r *request) serve(ctx context.Context, logger *slog.Logger, ready func() error) error {
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	if err := becomeServer(); err != nil {
+		return err
+	}
+	fs, err := fusefs.New(r.source, fusefs.Options{Map: r.Map, Relay: r.Relay, Logger: logger})
+	if err != nil {
+		return err
+	}
+	attrs, err := r.attrs()
+	if err != nil {
+		return err
+	}
+	o := sys.FuseMountOptions{
+		Source:             r.Source,
+		Subtype:            "idmount",
+		AllowOther:         true,
+		DefaultPermissions: true,
+		MaxRead:            1 << 20,
+		Attrs:              attrs,
+	}
+	device, err := r.attach(fs, o)
+	if err != nil {
+		return err
+	}
+	state := writeState(device)
+	defer state.remove()
+	if err := ready(); err != nil {
+		r.unmount(device, logger)
+		fs.Wait()
+		return err
+	}
+	// A descriptor of the directory below the mount would make it busy.
+	r.target.Close()
+	r.target = nil
+
+	done := make(chan struct{})
+	go func() {
+		fs.Wait()
+		close(done)
+	}()
+	for {
+		select {
+		case <-done:
+			return nil
+		case <-ctx.Done():
+			r.unmount(device, logger)
+			// Open files keep it alive; they are served to the end.
+			<-done
+			return nil
+		}
+	}
+}
+
+// attach mounts fs at the target: nobody sees the target before it is ready.
+// It returns the mount's device number.
+func (r *request) attach(fs *fusefs.FS, o sys.FuseMountOptions) (uint64, error) {
+	dev, tree, err := sys.FuseMount(o)
+	if errors.Is(err, unix.ENOSYS) {
+		return r.attachInPlace(fs, o)
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer dev.Close()
+	defer tree.Close() // dissolves the mount unless it has been moved
+	if err := fs.Start(dev); err != nil {
+		return 0, err
+	}
+	if r.Relay {
+		ns, err := sys.NewUserNamespace(r.Map.UIDMapText(), r.Map.GIDMapText())
+		if err != nil {
+			return 0, err
+		}
+		defer ns.Close()
+		attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns.Fd())}
+		if err := sys.MountSetattr(tree, "", 0, &attr); err != nil {
+			return 0, err
+		}
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(tree.Fd()), &st); err != nil {
+		return 0, &sys.Error{Op: "stat", Path: r.Target, Err: err}
+	}
+	if err := sys.MoveMountTo(tree, r.target); err != nil {
+		return 0, err
+	}
+	return st.Dev, r.propagate(tree)
+}
+
+// propagate sets the propagation that was asked for, once the mount is in its
+// place: before, it has none to keep.
+func (r *request) propagate(tree *os.File) error {
+	if r.Mount.Propagation == 0 {
+		return nil
+	}
+	// mount(2) does this on every kernel.
+	if err := unix.Mount("", "/proc/self/fd/"+strconv.Itoa(int(tree.Fd())), "", uintptr(r.Mount.Propagation), ""); err != nil {
+		return &sys.Error{Op: "mount", Path: r.Target, Detail: "propagation", Err: err}
+	}
+	return nil
+}
+
+// attachInPlace is attach for kernels before 5.2: mount(2) at the target, whose
+// users wait from then on until the server answers.
+func (r *request) attachInPlace(fs *fusefs.FS, o sys.FuseMountOptions) (uint64, error) {
+	place := "/proc/self/fd/" + strconv.Itoa(int(r.target.Fd()))
+	dev, err := sys.FuseMountAt(o, place)
+	if err != nil {
+		return 0, err
+	}
+	defer dev.Close()
+	if err := fs.Start(dev); err != nil {
+		unix.Unmount(r.Target, unix.MNT_DETACH)
+		return 0, err
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(r.Target, &st); err != nil {
+		return 0, &sys.Error{Op: "stat", Path: r.Target, Err: err}
+	}
+	return st.Dev, nil
+}
+
+// unmount takes the mount away from its target if it is still there: at once
+// if nobody uses it, else as soon as nobody does.
+func (r *request) unmount(device uint64, logger *slog.Logger) {
+	var st unix.Stat_t
+	if err := unix.Lstat(r.Target, &st); err != nil || st.Dev != device {
+		return
+	}
+	err := unix.Unmount(r.Target, unix.UMOUNT_NOFOLLOW)
+	for deadline := time.Now().Add(time.Second); err == unix.EBUSY && time.Now().Before(deadline); {
+		time.Sleep(20 * time.Millisecond)
+		err = unix.Unmount(r.Target, unix.UMOUNT_NOFOLLOW)
+	}
+	if err == unix.EBUSY {
+		err = unix.Unmount(r.Target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+	}
+	if err != nil {
+		logger.Error("umount", "target", r.Target, "cause", err)
+	}
+}
+
+// becomeServer turns the process into one that serves and nothing else: the
+// callers' umasks are applied by request, and what a server never needs it
+// can't do. CAP_SYS_RESOURCE would write past quotas and reserved blocks.
+func becomeServer() error {
+	unix.Umask(0)
+	keep := sys.CapSet(0)
+	for _, c := range []int{
+		unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH, unix.CAP_FOWNER, unix.CAP_FSETID,
+		unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_SETFCAP, unix.CAP_MKNOD, unix.CAP_LINUX_IMMUTABLE,
+		unix.CAP_LEASE, unix.CAP_SYS_ADMIN, unix.CAP_MAC_ADMIN, unix.CAP_MAC_OVERRIDE, unix.CAP_SYS_PTRACE,
+	} {
+		keep |= 1 << c
+	}
+	if err := sys.KeepProcessCaps(keep); err != nil {
+		return fmt.Errorf("become a server: %w", err)
+	}
+	return nil
+}

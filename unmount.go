@@ -1,0 +1,95 @@
+package idmount
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/mounts"
+	"github.com/idmount/idmount/internal/sys"
+)
+
+// ErrNotOurs is the cause when Unmount is asked for something else than an
+// ID-mapped mount.
+var ErrNotOurs = errors.New("not an ID-mapped mount")
+
+// Unmount removes the ID-mapped mount at target. It returns when the process
+// that served it has ended, so that the source can be unmounted next. Any other
+// kind of mount is refused.
+//
+// With lazy, a mount in use disappears from target at once and ends when its
+// last user is gone; otherwise that is EBUSY.
+func Unmount(target string, lazy bool) error {
+	abs, err := filepath.Abs(target)
+	if err != nil {
+		return &UsageError{Op: "umount", Path: target, Err: err}
+	}
+	// The last component is not followed, and a dead server's mount can't be
+	// asked: only the way to it is resolved.
+	dir, err := filepath.EvalSymlinks(filepath.Dir(abs))
+	if err != nil {
+		return &UsageError{Op: "umount", Path: target, Err: unwrapPath(err)}
+	}
+	path := filepath.Join(dir, filepath.Base(abs))
+	m, err := mountAt(path)
+	if err != nil {
+		return err
+	}
+	if m == nil {
+		if real, err := filepath.EvalSymlinks(path); err == nil && real != path {
+			return Unmount(real, lazy)
+		}
+		return &UsageError{Op: "umount", Path: target, Err: errors.New("not mounted")}
+	}
+	served := m.FSType == "fuse.idmount"
+	if !served && !mounts.Idmapped(m) {
+		return &UsageError{Op: "umount", Path: target, Err: fmt.Errorf("%w: a mount of type %s", ErrNotOurs, m.FSType)}
+	}
+	server := -1
+	if served {
+		if server = openServer(uint32(m.Major), uint32(m.Minor)); server >= 0 {
+			defer unix.Close(server)
+		}
+	}
+	flags := unix.UMOUNT_NOFOLLOW
+	if lazy {
+		flags |= unix.MNT_DETACH
+	}
+	if err := unix.Unmount(path, flags); err != nil {
+		return &sys.Error{Op: "umount", Path: target, Err: err}
+	}
+	if server >= 0 && !lazy {
+		waitFor(server, 5*time.Second)
+	}
+	return nil
+}
+
+// mountAt returns the topmost mount at path, nil if there is none.
+func mountAt(path string) (*mountinfo.Info, error) {
+	all, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) { return m.Mountpoint != path, false })
+	if err != nil {
+		return nil, fmt.Errorf("umount %s: read the mount table: %w", path, err)
+	}
+	if len(all) == 0 {
+		return nil, nil
+	}
+	return all[len(all)-1], nil
+}
+
+func waitFor(pidfd int, limit time.Duration) {
+	deadline := time.Now().Add(limit)
+	for {
+		left := time.Until(deadline)
+		if left <= 0 {
+			return
+		}
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
+		if n > 0 || err != nil && err != unix.EINTR {
+			return
+		}
+	}
+}
