@@ -1,0 +1,22 @@
+package main
+
+import (
+	"github.com/urfave/cli/v2"
+
+	"github.com/idmount/idmount"
+)
+
+// daemonCommand is what mount starts to serve a FUSE mount.
+func daemonCommand() *cli.Command {
+	return &cli.Command{
+		Name:         "serve-daemon",
+		Hidden:       true,
+		OnUsageError: onUsageError,
+		Action: func(c *cli.Context) error {
+			if _, err := arguments(c); err != nil {
+				return err
+			}
+			return idmount.ServeDaemon(c.Context)
+		},
+	}
+}

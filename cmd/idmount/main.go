@@ -1,0 +1,129 @@
+// Command idmount makes ID-mapped mounts on any Linux: natively where kernel
+// and file system can, through FUSE where they can't.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+)
+
+// version is set by the linker.
+var version = "unknown"
+
+func main() {
+	// The daemon handles its signals itself: they unmount.
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	code := run(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run is the whole program: the result goes to stdout, all else to stderr.
+func run(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writer) int {
+	var err error
+	if filepath.Base(args[0]) == "mount.idmount" {
+		err = mountHelper(ctx, args[1:], stdout, stderr)
+	} else {
+		err = app(stdout, stderr).RunContext(ctx, args)
+	}
+	if err == nil {
+		return exitOK
+	}
+	fmt.Fprintf(stderr, "idmount: %v\n", err)
+	if hint := hintFor(err); hint != "" {
+		fmt.Fprintf(stderr, "hint: %s\n", hint)
+	}
+	return exitCode(err)
+}
+
+func app(stdout, stderr io.Writer) *cli.App {
+	return &cli.App{
+		Name:      "idmount",
+		Usage:     "ID-mapped mounts that work everywhere",
+		UsageText: "idmount COMMAND [OPTIONS] [ARGUMENTS]",
+		Version:   version,
+		Description: "Shows a directory tree at another place with its owners translated by a map,\n" +
+			"and changes nothing on disk. See idmount(8).",
+		Writer:                    stdout,
+		ErrWriter:                 stderr,
+		HideHelpCommand:           true,
+		DisableSliceFlagSeparator: true,
+		// Without this the library ends the process itself.
+		ExitErrHandler: func(*cli.Context, error) {},
+		OnUsageError:   onUsageError,
+		Commands:       []*cli.Command{mountCommand(), umountCommand(), detectCommand(), daemonCommand(), versionCommand()},
+		Action: func(c *cli.Context) error {
+			if c.NArg() > 0 {
+				return usagef("unknown command %q; the commands are mount, umount, detect and version", c.Args().First())
+			}
+			cli.ShowAppHelp(c)
+			return nil
+		},
+	}
+}
+
+func onUsageError(_ *cli.Context, err error, _ bool) error { return &usageError{err} }
+
+// usageError is a wrong command line.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
+
+// arguments returns the positional arguments that names ask for, the last of
+// which may be optional ("[PATH]"). The library takes every flag after the
+// first argument for an argument.
+func arguments(c *cli.Context, names ...string) ([]string, error) {
+	args := c.Args().Slice()
+	required := len(names)
+	if required > 0 && strings.HasPrefix(names[required-1], "[") {
+		required--
+	}
+	for _, a := range args {
+		if len(a) > 1 && a[0] == '-' {
+			return nil, usagef("option %q comes after an argument; options go first", a)
+		}
+	}
+	if len(args) > len(names) {
+		return nil, usagef("stray argument %q", args[len(names)])
+	}
+	if len(args) < required {
+		return nil, usagef("%s is missing", names[len(args)])
+	}
+	return args, nil
+}
+
+func versionCommand() *cli.Command {
+	return &cli.Command{
+		Name:         "version",
+		Usage:        "print the version",
+		OnUsageError: onUsageError,
+		Action: func(c *cli.Context) error {
+			if _, err := arguments(c); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(c.App.Writer, "idmount %s\n", version)
+			return err
+		},
+	}
+}
+
+func isErrno(err error, errnos ...unix.Errno) bool {
+	for _, e := range errnos {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
