@@ -33,6 +33,18 @@ func privateMounts(t *testing.T) string {
 	dir := t.TempDir()
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 	mount(t, "tmpfs", dir, "")
+
+	one, two := mkdir(t, dir, "try/one"), mkdir(t, dir, "try/two")
+	err := Mount(one, two, Options{Map: mapOf(t, 100000)})
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) {
+		t.Skip("no idmapped tmpfs: ", err) // before 6.3
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Unmount(two, 0); err != nil {
+		t.Fatal(err)
+	}
 	return dir
 }
 
