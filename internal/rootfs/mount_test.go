@@ -1,34 +1,67 @@
 package rootfs
 
 import (
+	"errors"
 	"fmt"
+	"os"
+	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/idmount/idmount/internal/sys"
+	"github.com/idmount/idmount"
+	"github.com/idmount/idmount/detect"
+	"github.com/idmount/idmount/idmap"
 	"github.com/idmount/idmount/internal/testenv"
 )
 
 // mountIDs mounts src at dst with first… for 0…, until the end of the test.
-func mountIDs(t testing.TB, backend, src, dst string) {
+func mountIDs(t testing.TB, backend idmount.Backend, src, dst string) {
 	t.Helper()
-	ids := fmt.Sprintf("0 %d %d\n", first, count)
-	ns, err := sys.NewUserNamespace(ids, ids)
+	m, err := idmap.Parse([]string{fmt.Sprintf("b:0:%d:%d", first, count)}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ns.Close()
-	tree, err := sys.OpenTree(src, unix.OPEN_TREE_CLONE)
+	report, err := detect.Probe(t.Context(), src, detect.Options{Map: &m})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tree.Close()
-	if err := sys.MountSetattr(tree, "", 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns.Fd())}); err != nil {
+	if _, err := detect.Choose(report, backend); err != nil {
+		testenv.Skip(t, testenv.NeedKernel, err.Error())
+	}
+	mounted, err := idmount.Mount(t.Context(), src, dst, idmount.Options{Map: m, Backend: backend, Daemon: testenv.Binary(t)})
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := sys.MoveMount(tree, dst); err != nil {
-		t.Fatal(err)
+	t.Cleanup(func() {
+		if err := idmount.Unmount(dst, false); err != nil {
+			t.Error(err)
+			unix.Unmount(dst, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+		}
+		// The server holds the source: it has to be gone before that is unmounted.
+		if mounted.PID != 0 && !ends(mounted.PID, 20*time.Second) {
+			t.Errorf("the server, process %d, still runs long after unmounting", mounted.PID)
+		}
+	})
+	if mounted.Backend != backend {
+		t.Fatalf("mounted by %s (%s), want %s", mounted.Backend, mounted.Reason, backend)
 	}
-	t.Cleanup(func() { testenv.Unmount(t, dst) })
+}
+
+// ends says whether a process ends within the time given. A zombie has ended:
+// whose child it is, is the facade's affair.
+func ends(pid int, within time.Duration) bool {
+	stat := fmt.Sprintf("/proc/%d/stat", pid)
+	for deadline := time.Now().Add(within); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		text, err := os.ReadFile(stat)
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			return true
+		}
+		// proc_pid_stat(5): "pid (name) state …", and the name may hold anything.
+		if _, state, _ := strings.Cut(string(text[strings.LastIndexByte(string(text), ')')+1:]), " "); strings.HasPrefix(state, "Z") {
+			return true
+		}
+	}
+	return false
 }

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/idmount/idmount"
 	"github.com/idmount/idmount/internal/testenv"
 	"github.com/idmount/idmount/internal/treecmp"
 )
@@ -23,13 +24,16 @@ var installScript string
 
 // runs are the mounts that the installation is made on. The first that can be
 // made is what the others are compared with: the native one, where there is one.
-var runs = []struct{ backend, source string }{
-	{"native", "ext4"},
-	// {"relay", "ext4"},
-	// {"translate", "ext4"},
-	// {"relay", "overlay"},
-	// {"translate", "overlay"},
-	// {"translate", "ext2"},
+var runs = []struct {
+	backend idmount.Backend
+	source  string
+}{
+	{idmount.Native, "ext4"},
+	{idmount.Relay, "ext4"},
+	{idmount.Translate, "ext4"},
+	{idmount.Relay, "overlay"},
+	{idmount.Translate, "overlay"},
+	{idmount.Translate, "ext2"},
 }
 
 // dated are the files whose content says when they were written, or which inode
@@ -53,7 +57,7 @@ func TestDebianRoot(t *testing.T) {
 	var reference *scans
 	var referenceName string
 	for _, r := range runs {
-		name := r.backend + " on " + r.source
+		name := string(r.backend) + " on " + r.source
 		if !wanted(r.backend) {
 			continue
 		}
@@ -86,9 +90,9 @@ func TestDebianRoot(t *testing.T) {
 }
 
 // wanted says whether $IDMOUNT_BACKENDS lets a backend run.
-func wanted(backend string) bool {
+func wanted(backend idmount.Backend) bool {
 	list := os.Getenv("IDMOUNT_BACKENDS")
-	return list == "" || slices.Contains(strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' }), backend)
+	return list == "" || slices.Contains(strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' }), string(backend))
 }
 
 // install installs the packages in the root that src shows at dst and checks
