@@ -18,7 +18,7 @@ type NFS struct {
 
 // NFSModules are the modules that NFS needs in the guest, in an order that
 // loads on every suite.
-var NFSModules = []string{"sunrpc", "lockd", "auth_rpcgss", "nfsd", "nfs", "nfsv3", "nfsv4", "loop", "overlay"}
+var NFSModules = []string{"sunrpc", "lockd", "auth_rpcgss", "nfsd", "nfs", "nfsv3", "nfsv4", "loop", "overlay", "ipv6"}
 
 // exitNFS is the exit code of a guest whose NFS server did not come up.
 const exitNFS = 99
@@ -130,6 +130,9 @@ func (n *NFS) Serve(o NFSOptions) string {
 		// Configuration of the packages that is not on the host: libtirpc's
 		// netconfig, if it came along. The host's own files stay.
 		fmt.Sprintf("{ [ ! -d %[1]s ] || cp -an %[1]s/. /etc/; }", quote(path.Join(n.Root, "etc"))),
+		// The users that the packages' scripts would have made.
+		"{ grep -q ^_rpc: /etc/passwd || echo _rpc:x:106:65534::/run/rpcbind:/usr/sbin/nologin >>/etc/passwd; }",
+		"{ grep -q ^statd: /etc/passwd || echo statd:x:107:65534::/var/lib/nfs:/usr/sbin/nologin >>/etc/passwd; }",
 		"mkdir -p /var/lib/nfs/sm /var/lib/nfs/sm.bak /var/lib/nfs/v4recovery /run/rpcbind /run/rpc_pipefs",
 		"touch /var/lib/nfs/etab /var/lib/nfs/rmtab /var/lib/nfs/state",
 		"{ mountpoint -q /proc/fs/nfsd || mount -t nfsd nfsd /proc/fs/nfsd; }",
@@ -142,9 +145,10 @@ func (n *NFS) Serve(o NFSOptions) string {
 	steps = append(steps, makeFS(o, server)...)
 	steps = append(steps,
 		"chmod 1777 "+quote(server),
-		"nfs_run rpcbind -w",
+		"nfs_run rpcbind",
 		"nfs_run rpc.statd --no-notify",
-		fmt.Sprintf("nfs_run exportfs -o rw,%s,insecure,fsid=0,no_subtree_check '*:'%s", squash, quote(server)),
+		"echo "+quote(fmt.Sprintf(`"%s" *(rw,%s,insecure,fsid=0,no_subtree_check)`, server, squash))+" >/etc/exports",
+		"nfs_run exportfs -a",
 		"nfs_run rpc.nfsd -V 3 -V 4.2 4",
 		"{ echo Y >/proc/fs/nfsd/v4_end_grace || :; }",
 		"nfs_run rpc.mountd",
