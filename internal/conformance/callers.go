@@ -1,0 +1,78 @@
+package conformance
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/testenv"
+)
+
+// A CallerClass is a kind of caller; who it is in numbers depends on the map.
+type CallerClass struct {
+	Name string
+	Make func(*Map) testenv.Caller
+}
+
+var container = testenv.Namespace{Outer: 100000, Count: 65536}
+
+// Callers are all that scenarios run as.
+var Callers = []CallerClass{
+	{"R0", func(*Map) testenv.Caller { return testenv.Caller{Caps: testenv.AllCaps} }},
+	{"R0-without-fsetid", func(*Map) testenv.Caller {
+		return testenv.Caller{Caps: testenv.AllCaps &^ (1 << unix.CAP_FSETID)}
+	}},
+	{"user-A", func(m *Map) testenv.Caller { return user(m.viewUID('A'), m.viewGID('A')) }},
+	{"user-B", func(m *Map) testenv.Caller { return user(m.viewUID('B'), m.viewGID('B')) }},
+	{"user-B-in-group-A", func(m *Map) testenv.Caller {
+		return user(m.viewUID('B'), m.viewGID('B'), m.viewGID('A'))
+	}},
+	{"user-unmapped", func(*Map) testenv.Caller { return user(Foreign, Foreign) }},
+	{"user-A-gid-unmapped", func(m *Map) testenv.Caller { return user(m.viewUID('A'), Foreign) }},
+	{"user-unmapped-gid-A", func(m *Map) testenv.Caller { return user(Foreign, m.viewGID('A')) }},
+	{"MR", func(m *Map) testenv.Caller {
+		return testenv.Caller{UID: m.viewUID('A'), GID: m.viewGID('A'), Caps: testenv.AllCaps}
+	}},
+	{"MR-B", func(m *Map) testenv.Caller {
+		return testenv.Caller{UID: m.viewUID('B'), GID: m.viewGID('B'), Caps: testenv.AllCaps}
+	}},
+	{"C0", func(*Map) testenv.Caller {
+		return testenv.Caller{Namespaces: []testenv.Namespace{container}, Caps: testenv.AllCaps}
+	}},
+	{"container-user", func(*Map) testenv.Caller {
+		return testenv.Caller{Namespaces: []testenv.Namespace{container}, UID: 1000, GID: 1000}
+	}},
+	{"container-user-with-caps", func(*Map) testenv.Caller {
+		return testenv.Caller{Namespaces: []testenv.Namespace{container}, UID: 1001, GID: 1001, Caps: testenv.AllCaps}
+	}},
+	{"nested-root", func(*Map) testenv.Caller {
+		return testenv.Caller{Namespaces: []testenv.Namespace{container, {Outer: 1000, Count: 500}}, Caps: testenv.AllCaps}
+	}},
+}
+
+func user(uid, gid uint32, groups ...uint32) testenv.Caller {
+	return testenv.Caller{UID: uid, GID: gid, Groups: groups}
+}
+
+func callerByName(name string) CallerClass {
+	for _, c := range Callers {
+		if c.Name == name {
+			return c
+		}
+	}
+	panic("conformance: no caller " + name)
+}
+
+func (m *Map) viewUID(role byte) uint32 { return viewID(m.UIDs, m.disk(role)) }
+func (m *Map) viewGID(role byte) uint32 { return viewID(m.GIDs, m.disk(role)) }
+
+// idInNamespaces is the number that a caller has to use for id of the initial
+// user namespace. For an id that its namespace lacks it is 4000000000, which
+// the namespace lacks as well.
+func idInNamespaces(c testenv.Caller, id uint32) uint32 {
+	for _, n := range c.Namespaces {
+		if id < n.Outer || id-n.Outer >= n.Count {
+			return 4000000000
+		}
+		id -= n.Outer
+	}
+	return id
+}

@@ -1,0 +1,178 @@
+package conformance
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Disk prepares the directory of a case, on the source and as root. The
+// first error sticks, and later calls do nothing.
+type Disk struct {
+	Dir string
+	Map *Map
+	Err error
+}
+
+func (d *Disk) do(what string, f func() error) {
+	if d.Err != nil {
+		return
+	}
+	if err := f(); err != nil {
+		d.Err = fmt.Errorf("%s: %w", what, err)
+	}
+}
+
+func (d *Disk) path(name string) string { return filepath.Join(d.Dir, name) }
+
+// File makes a file with the content "data of NAME\n". Owner is a pair of roles.
+func (d *Disk) File(name, owner string, mode uint32) {
+	d.do("file "+name, func() error {
+		if err := os.WriteFile(d.path(name), []byte("data of "+name+"\n"), 0o600); err != nil {
+			return err
+		}
+		return d.own(name, owner, mode)
+	})
+}
+
+// Mkdir makes a directory, or changes the one that is there: "" is that of
+// the case itself.
+func (d *Disk) Mkdir(name, owner string, mode uint32) {
+	d.do("mkdir "+name, func() error {
+		if name != "" {
+			if err := os.Mkdir(d.path(name), 0o700); err != nil {
+				return err
+			}
+		}
+		return d.own(name, owner, mode)
+	})
+}
+
+// Node makes a node of any other type.
+func (d *Disk) Node(name, owner string, mode uint32, dev int) {
+	d.do("mknod "+name, func() error {
+		if err := unix.Mknod(d.path(name), mode&unix.S_IFMT|0o600, dev); err != nil {
+			return err
+		}
+		return d.own(name, owner, mode&^unix.S_IFMT)
+	})
+}
+
+// Symlink makes a symbolic link.
+func (d *Disk) Symlink(target, name, owner string) {
+	d.do("symlink "+name, func() error {
+		if err := os.Symlink(target, d.path(name)); err != nil {
+			return err
+		}
+		uid, gid := d.Map.owner(owner)
+		return os.Lchown(d.path(name), uid, gid)
+	})
+}
+
+// own sets the mode last: chown clears some of it.
+func (d *Disk) own(name, owner string, mode uint32) error {
+	uid, gid := d.Map.owner(owner)
+	if err := os.Lchown(d.path(name), uid, gid); err != nil {
+		return err
+	}
+	return unix.Chmod(d.path(name), mode)
+}
+
+// Program makes a copy of cat, which reads /proc/self/status in exec scenarios.
+func (d *Disk) Program(name, owner string, mode uint32) {
+	d.do("program "+name, func() error {
+		in, err := os.Open("/bin/cat")
+		if err != nil {
+			return err
+		}
+		defer in.Close()
+		out, err := os.OpenFile(d.path(name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(out, in)
+		if cerr := out.Close(); err == nil {
+			err = cerr
+		}
+		if err != nil {
+			return err
+		}
+		return d.own(name, owner, mode)
+	})
+}
+
+// Xattr sets an extended attribute. File systems without that kind of
+// attribute leave the case without it, on every backend alike.
+func (d *Disk) Xattr(name, attr string, value []byte) {
+	d.do("setxattr "+name, func() error {
+		err := unix.Lsetxattr(d.path(name), attr, value, 0)
+		if err == unix.EOPNOTSUPP {
+			return nil
+		}
+		return err
+	})
+}
+
+const (
+	accessACL  = "system.posix_acl_access"
+	defaultACL = "system.posix_acl_default"
+	capability = "security.capability"
+)
+
+// An aclEntry is one entry of acl(5). Tags: 1 owner, 2 user, 4 owning group,
+// 8 group, 16 mask, 32 other.
+type aclEntry struct {
+	tag, perm uint16
+	id        uint32
+}
+
+const (
+	aclOwner  = 1
+	aclUser   = 2
+	aclOwners = 4
+	aclGroup  = 8
+	aclMask   = 16
+	aclOther  = 32
+)
+
+// aclXattr encodes entries between those that every ACL has.
+func aclXattr(owner, group, mask, other uint16, named ...aclEntry) []byte {
+	b := binary.LittleEndian.AppendUint32(nil, 2)
+	add := func(e aclEntry) {
+		b = binary.LittleEndian.AppendUint16(b, e.tag)
+		b = binary.LittleEndian.AppendUint16(b, e.perm)
+		b = binary.LittleEndian.AppendUint32(b, e.id)
+	}
+	const none = 0xFFFFFFFF
+	add(aclEntry{aclOwner, owner, none})
+	for _, e := range named {
+		if e.tag == aclUser {
+			add(e)
+		}
+	}
+	add(aclEntry{aclOwners, group, none})
+	for _, e := range named {
+		if e.tag == aclGroup {
+			add(e)
+		}
+	}
+	add(aclEntry{aclMask, mask, none})
+	add(aclEntry{aclOther, other, none})
+	return b
+}
+
+// capNetRaw is CAP_NET_RAW, effective and permitted, as security.capability.
+// Revision 2 has no root id.
+func capNetRaw(revision, rootID uint32) []byte {
+	b := binary.LittleEndian.AppendUint32(nil, revision<<24|1)
+	b = binary.LittleEndian.AppendUint32(b, 1<<unix.CAP_NET_RAW)
+	b = append(b, make([]byte, 12)...)
+	if revision == 3 {
+		b = binary.LittleEndian.AppendUint32(b, rootID)
+	}
+	return b
+}

@@ -1,0 +1,37 @@
+package conformance
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/sys"
+	"github.com/idmount/idmount/internal/testenv"
+)
+
+// mountOracle makes the native mount that backends are compared with, by the
+// plain calls rather than by package native: the oracle and what is tested
+// must not share a mistake.
+func mountOracle(t testing.TB, source string, m *Map) string {
+	t.Helper()
+	ns, err := sys.NewUserNamespace(text(m.UIDs), text(m.GIDs))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	tree, err := sys.OpenTree(source, unix.OPEN_TREE_CLONE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tree.Close()
+	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns.Fd())}
+	if err := sys.MountSetattr(tree, "", 0, attr); err != nil {
+		t.Fatal(err)
+	}
+	target := testenv.Dir(t)
+	if err := sys.MoveMount(tree, target); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { testenv.Unmount(t, target) })
+	return target
+}

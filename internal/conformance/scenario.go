@@ -1,0 +1,148 @@
+package conformance
+
+import (
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/testenv"
+)
+
+// A Scenario is one case for every caller, map, source and backend.
+type Scenario struct {
+	// Name is GROUP/PARAMETERS.
+	Name string
+	// Setup prepares the directory of the case, which is there already with
+	// owner AA and mode 0777.
+	Setup func(*Disk)
+	// Op is what the caller does. It runs in the agent.
+	Op func(*Env)
+	// Slow ones are left out of a quick run.
+	Slow bool
+}
+
+// An Env is what Op works with: the directory of the case on the mount, as the
+// working directory, and who the caller is.
+type Env struct {
+	Map    *Map
+	Caller testenv.Caller
+	result Result
+	seen   map[string]int
+	fds    []int
+}
+
+// Did records the outcome of one call.
+func (e *Env) Did(what string, err error) { e.Saw(what, errText(err)) }
+
+// Saw records something seen.
+func (e *Env) Saw(what, value string) {
+	e.seen[what]++
+	if n := e.seen[what]; n > 1 {
+		what = fmt.Sprintf("%s (%d)", what, n)
+	}
+	e.result.add("op "+what, value)
+}
+
+// Open opens, records the outcome, and returns the descriptor or -1. It is
+// closed after the scenario.
+func (e *Env) Open(what, path string, flags int, mode uint32) int {
+	fd, err := unix.Open(path, flags|unix.O_CLOEXEC, mode)
+	e.Did(what, err)
+	if err != nil {
+		return -1
+	}
+	e.fds = append(e.fds, fd)
+	return fd
+}
+
+// Mode records the mode and the size of a file as the caller sees it.
+func (e *Env) Mode(what, path string) {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		e.Did(what, err)
+		return
+	}
+	e.Saw(what, fmt.Sprintf("%#o size %d", st.Mode, st.Size))
+}
+
+// UID is the number the caller has to use for the user that the mount shows
+// for a role. 'X' is a user outside the map.
+func (e *Env) UID(role byte) int { return e.id(role, (*Map).viewUID) }
+
+// GID is UID for groups.
+func (e *Env) GID(role byte) int { return e.id(role, (*Map).viewGID) }
+
+func (e *Env) id(role byte, view func(*Map, byte) uint32) int {
+	switch role {
+	case '-':
+		return -1
+	case 'X':
+		return int(idInNamespaces(e.Caller, Foreign))
+	case 'Y': // inside every namespace of the callers, outside most maps
+		return 400
+	}
+	return int(idInNamespaces(e.Caller, view(e.Map, role)))
+}
+
+// caseRequest asks an agent to run one case.
+type caseRequest struct {
+	Scenario, Map, Caller, Dir string
+}
+
+// runHandler is what agents run, by the name "conformance".
+func runHandler(arg json.RawMessage) (any, error) {
+	var q caseRequest
+	if err := json.Unmarshal(arg, &q); err != nil {
+		return nil, err
+	}
+	s := scenarioByName[q.Scenario]
+	if s == nil {
+		return nil, fmt.Errorf("no scenario %q", q.Scenario)
+	}
+	m := mapByName(q.Map)
+	e := &Env{Map: m, Caller: callerByName(q.Caller).Make(m), seen: map[string]int{}}
+	unix.Umask(0)
+	if err := unix.Chdir(q.Dir); err != nil {
+		e.Did("enter the directory", err)
+	} else {
+		s.Op(e)
+	}
+	for _, fd := range e.fds {
+		unix.Close(fd)
+	}
+	_ = unix.Chdir("/")
+	unix.Umask(0)
+	e.result.snapshot("caller sees", q.Dir)
+	return e.result, nil
+}
+
+var scenarioByName = map[string]*Scenario{}
+
+// Scenarios are all, in the order of their groups.
+var Scenarios = func() []*Scenario {
+	var all []*Scenario
+	for _, group := range [][]*Scenario{
+		createScenarios(), accessScenarios(), metaScenarios(), chownScenarios(), nameScenarios(),
+		killScenarios(), capabilityScenarios(), xattrScenarios(), aclScenarios(), fileScenarios(),
+	} {
+		all = append(all, group...)
+	}
+	for _, s := range all {
+		if scenarioByName[s.Name] != nil {
+			panic("conformance: two scenarios " + s.Name)
+		}
+		scenarioByName[s.Name] = s
+	}
+	return all
+}()
+
+// group is the first part of the name.
+func (s *Scenario) group() string {
+	g, _, _ := strings.Cut(s.Name, "/")
+	return g
+}
+
+func caseDir(root string, n int) string { return filepath.Join(root, fmt.Sprintf("case%06d", n)) }
