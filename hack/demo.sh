@@ -15,6 +15,7 @@ fi
 
 story=$PWD/internal/walkthrough/walkthrough.sh
 work=$(mktemp -d)
+chmod 711 "$work" # users 1001 and 1002 have to get through
 trap 'cd /; umount "$work/source" 2>/dev/null || true; umount "$work/fs" 2>/dev/null || true; rm -rf "$work"' EXIT
 
 title() { printf '\n======== %s\n\n' "$*"; }
