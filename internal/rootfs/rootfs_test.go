@@ -98,8 +98,6 @@ func wanted(backend idmount.Backend) bool {
 // install installs the packages in the root that src shows at dst and checks
 // what does not take a second mount to compare with.
 func install(t *testing.T, src, dst string) *scans {
-	t.Helper()
-
 	// As it was unpacked: container root sees what the disk has.
 	fresh := scan(t, src)
 	report(t, "disk and container's view of the fresh root", treecmp.Diff(fresh, containerScan(t, dst), treecmp.Options{}))
@@ -145,7 +143,6 @@ func report(t testing.TB, what string, differences []string) {
 // container's own databases, and that the mount shows them where the map puts
 // them.
 func checkOwners(t *testing.T, dst string, s *scans) {
-	t.Helper()
 	users, groups := database(t, dst, "/etc/passwd"), database(t, dst, "/etc/group")
 	for _, p := range s.container.Paths() {
 		e := s.container[p]
@@ -186,7 +183,6 @@ func database(t *testing.T, root, file string) map[uint32]string {
 // checkPackages looks at the files that the packages were chosen for, and at
 // some that every Debian has.
 func checkPackages(t *testing.T, dst string, s *scans) {
-	t.Helper()
 	out, err := containerShell(t, dst, "getent group plocate | cut -d: -f3; getent group mail | cut -d: -f3; getent group shadow | cut -d: -f3")
 	if err != nil {
 		t.Fatal(err)
@@ -243,7 +239,6 @@ func checkPackages(t *testing.T, dst string, s *scans) {
 // checkExec runs programs with privileges: they have them in the container, and
 // give nobody outside anything that is not in the map.
 func checkExec(t *testing.T, src, dst string) {
-	t.Helper()
 	const (
 		asUser   = "setpriv --reuid 1000 --regid 1000 --clear-groups "
 		withCap  = asUser + "/usr/local/bin/capgrep CapEff /proc/self/status"
