@@ -57,7 +57,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.StringVar(&o.Dir, "dir", "", "working `directory` in the guest")
 	flags.IntVar(&o.MemMB, "mem", 1024, "memory in `MiB`")
 	flags.DurationVar(&o.Timeout, "timeout", uml.DefaultTimeout, "kill the guest after this `time`")
+	nfs := flags.String("nfs", "", "serve NFS in the guest, mounted below /mnt/nfs; `squash` is no_root_squash or root_squash")
+	nfsFS := flags.String("nfs-fs", "", "the NFS server's file system `type`: ext4, xfs, tmpfs")
 	if err := flags.Parse(args); err != nil {
+		return exitTrouble
+	}
+	if *nfs != "" && *nfs != "no_root_squash" && *nfs != "root_squash" {
+		fmt.Fprintf(stderr, "umlrun: --nfs=%s: want no_root_squash or root_squash\n", *nfs)
 		return exitTrouble
 	}
 	o.Command, o.Stdout = flags.Args(), stdout
@@ -66,6 +72,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		fmt.Fprintln(stderr, "umlrun:", err)
 		return exitUnavailable
+	}
+	if *nfs != "" {
+		n, err := uml.FetchNFS(ctx, *cache)
+		if err != nil {
+			fmt.Fprintln(stderr, "umlrun:", err)
+			return exitUnavailable
+		}
+		o = n.With(o, uml.NFSOptions{FS: *nfsFS, RootSquash: *nfs == "root_squash"})
 	}
 	r, err := k.Run(ctx, o)
 	if *console {
