@@ -57,7 +57,11 @@ func aptConf(dir, status, hostDump string) string {
 			}
 		}
 	}
-	fmt.Fprintf(&b, `Acquire::AllowInsecureRepositories "0";
+	// Where there is no network, that should be known soon.
+	fmt.Fprintf(&b, `Acquire::http::Timeout "20";
+Acquire::https::Timeout "20";
+Acquire::Retries "1";
+Acquire::AllowInsecureRepositories "0";
 Acquire::AllowWeakRepositories "0";
 APT::Get::AllowUnauthenticated "0";
 APT::Sandbox::User "root";

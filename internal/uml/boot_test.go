@@ -7,21 +7,23 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/idmount/idmount/internal/testenv"
 )
+
+func TestMain(m *testing.M) { testenv.Main(m) }
 
 // guestEnv is set in the guest, where the test binary runs TestInGuest alone.
 const guestEnv = "IDMOUNT_UML_GUEST=1"
 
 func fetch(t *testing.T, suite string) *Kernel {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("guest needs root: its root is the host's")
-	}
+	testenv.RequireRoot(t) // the guest has the rights of this process
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	k, err := Fetch(ctx, suite, "")
 	if errors.Is(err, ErrUnavailable) {
-		t.Skip(err)
+		testenv.Skip(t, testenv.NeedProgram, err.Error())
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -60,7 +62,7 @@ func TestBoot(t *testing.T) {
 // TestInGuest is the guest's side of TestBoot.
 func TestInGuest(t *testing.T) {
 	if os.Getenv("IDMOUNT_UML_GUEST") == "" {
-		t.Skip("runs in the guest of TestBoot")
+		return // not the guest of TestBoot
 	}
 	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
 	if err != nil {

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/idmount/idmount/internal/testenv"
 )
 
 func TestNFSServeIsShell(t *testing.T) {
@@ -46,7 +48,7 @@ func TestNFS(t *testing.T) {
 	k := fetch(t, "bookworm")
 	n, err := FetchNFS(t.Context(), "")
 	if errors.Is(err, ErrUnavailable) {
-		t.Skip(err)
+		testenv.Skip(t, testenv.NeedProgram, err.Error())
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -54,7 +54,7 @@ func TestInitScriptHas(t *testing.T) {
 func TestInitScriptIsShell(t *testing.T) {
 	sh, err := exec.LookPath("sh")
 	if err != nil {
-		t.Skip("sh is not there")
+		t.Fatal(err)
 	}
 	text := scriptOf(t, Options{Command: []string{"/tmp/it's", "a\nb"}, Dir: "/tmp/d", Share: "/x", Modules: []string{"fuse"},
 		Expose: []string{"/run/e"}, Env: []string{"A=\"'$"}})
