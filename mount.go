@@ -3,13 +3,13 @@ package idmount
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/idmount/idmount/detect"
 	"github.com/idmount/idmount/internal/mntopt"
+	"github.com/idmount/idmount/internal/sys"
 	"github.com/idmount/idmount/native"
 )
 
@@ -51,6 +51,11 @@ func newPlan(ctx context.Context, source, target string, o Options) (*plan, erro
 	if err != nil {
 		return nil, err
 	}
+	if caps, _, err := sys.ThreadCaps(); err != nil {
+		return nil, err
+	} else if !caps.Has(unix.CAP_SYS_ADMIN) {
+		return nil, &sys.Error{Op: "mount", Path: source, Detail: "it takes CAP_SYS_ADMIN", Err: unix.EPERM}
+	}
 	report, err := detect.Probe(ctx, src, detect.Options{Map: &o.Map, Recursive: o.Recursive})
 	if err != nil {
 		return nil, err
@@ -80,7 +85,10 @@ func Mount(ctx context.Context, source, target string, o Options) (*Mounted, err
 	}
 	m := p.mounted()
 	if p.choice.Backend == Native {
-		return m, p.native()
+		if err := p.native(); err != nil {
+			return nil, err
+		}
+		return m, nil
 	}
 	if m.PID, err = p.startDaemon(ctx); err != nil {
 		return nil, err
@@ -117,13 +125,9 @@ func Serve(ctx context.Context, source, target string, o Options, ready func(*Mo
 }
 
 func (p *plan) native() error {
-	err := native.Mount(p.source, p.target, native.Options{
+	return native.Mount(p.source, p.target, native.Options{
 		Map:       p.opts.Map,
 		Recursive: p.opts.Recursive,
 		Mount:     p.mount,
 	})
-	if errors.Is(err, unix.EPERM) && os.Geteuid() != 0 {
-		return fmt.Errorf("%w (it takes CAP_SYS_ADMIN)", err)
-	}
-	return err
 }

@@ -128,7 +128,7 @@ func (r *request) serve(ctx context.Context, logger *slog.Logger, ready func() e
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	if err := becomeServer(); err != nil {
+	if err := becomeServer(logger); err != nil {
 		return err
 	}
 	fs, err := fusefs.New(r.source, fusefs.Options{Map: r.Map, Relay: r.Relay, Logger: logger})
@@ -272,7 +272,7 @@ func (r *request) unmount(device uint64, logger *slog.Logger) {
 // becomeServer turns the process into one that serves and nothing else: the
 // callers' umasks are applied by request, and what a server never needs it
 // can't do. CAP_SYS_RESOURCE would write past quotas and reserved blocks.
-func becomeServer() error {
+func becomeServer(logger *slog.Logger) error {
 	unix.Umask(0)
 	keep := sys.CapSet(0)
 	for _, c := range []int{
@@ -282,7 +282,13 @@ func becomeServer() error {
 	} {
 		keep |= 1 << c
 	}
-	if err := sys.KeepProcessCaps(keep); err != nil {
+	err := sys.KeepProcessCaps(keep)
+	if errors.Is(err, unix.ENOTSUP) {
+		// Threads of C's making are out of Go's reach.
+		logger.Warn("a program with cgo keeps the capabilities that the server does not need")
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("become a server: %w", err)
 	}
 	return nil
