@@ -12,6 +12,8 @@ func daemonCommand() *cli.Command {
 		Name:         "serve-daemon",
 		Hidden:       true,
 		OnUsageError: onUsageError,
+		// Else a first argument "help" or "h" is no path but a command.
+		HideHelpCommand: true,
 		Action: func(c *cli.Context) error {
 			if _, err := arguments(c); err != nil {
 				return err

@@ -19,6 +19,8 @@ func detectCommand() *cli.Command {
 		Description: "PATH is the source of a mount to be; without it, the current directory. Each line is a\n" +
 			"probe that was made on PATH itself: yes, no or unknown, and the reason. Nothing is mounted.",
 		OnUsageError: onUsageError,
+		// Else a first argument "help" or "h" is no path but a command.
+		HideHelpCommand: true,
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "map", Aliases: []string{"m"}, Usage: "probe with this `MAP` entry; may be given again"},
 			&cli.BoolFlag{Name: "recursive", Aliases: []string{"r"}, Usage: "the submounts of PATH too"},

@@ -23,12 +23,13 @@ func exitCode(err error) int {
 	var usage *usageError
 	var request *idmount.UsageError
 	switch {
-	case errors.As(err, &usage), errors.As(err, &request):
-		return exitUsage
 	case errors.Is(err, detect.ErrUnsupported):
 		return exitUnsupported
+	// Before wrong paths: one that may not be looked at need not be wrong.
 	case isErrno(err, unix.EPERM, unix.EACCES):
 		return exitPermission
+	case errors.As(err, &usage), errors.As(err, &request):
+		return exitUsage
 	}
 	return exitFailure
 }
@@ -37,7 +38,7 @@ func exitCode(err error) int {
 func hintFor(err error) string {
 	var usage *usageError
 	switch {
-	case errors.As(err, &usage):
+	case errors.As(err, &usage) && exitCode(err) == exitUsage:
 		return "idmount --help, or idmount COMMAND --help, shows the usage"
 	case exitCode(err) == exitPermission && os.Geteuid() != 0:
 		return "mounting takes root: try again with sudo"

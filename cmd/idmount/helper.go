@@ -58,7 +58,7 @@ func mountHelper(ctx context.Context, args []string, stdout, stderr io.Writer) e
 			r.maps = append(r.maps, strings.ReplaceAll(value, "+", " "))
 		case name == "backend":
 			r.backend = value
-		case o == "recursive":
+		case o == "recursive", o == "rbind":
 			r.recursive = true
 		case forMountItself(name):
 		default:
@@ -76,7 +76,7 @@ func mountHelper(ctx context.Context, args []string, stdout, stderr io.Writer) e
 // reads and passes on all the same.
 func forMountItself(name string) bool {
 	switch name {
-	case "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev", "bind", "rbind":
+	case "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev", "bind":
 		return true
 	}
 	return strings.HasPrefix(name, "x-") || strings.HasPrefix(name, "X-") || strings.HasPrefix(name, "comment")

@@ -109,6 +109,8 @@ func versionCommand() *cli.Command {
 		Name:         "version",
 		Usage:        "print the version",
 		OnUsageError: onUsageError,
+		// Else a first argument "help" or "h" is no path but a command.
+		HideHelpCommand: true,
 		Action: func(c *cli.Context) error {
 			if _, err := arguments(c); err != nil {
 				return err

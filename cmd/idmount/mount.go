@@ -24,6 +24,8 @@ func mountCommand() *cli.Command {
 			"first id as stored in SOURCE, VIEW the first id as seen at TARGET. u:alice:bob maps one\n" +
 			"user by name, and /proc/PID/ns/user takes the map of a user namespace.",
 		OnUsageError: onUsageError,
+		// Else a first argument "help" or "h" is no path but a command.
+		HideHelpCommand: true,
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "map", Aliases: []string{"m"}, Usage: "`MAP` entry, such as b:0:100000:65536; may be given again"},
 			&cli.StringFlag{Name: "backend", Value: "auto", Usage: "`BACKEND` auto, native, relay or translate"},

@@ -13,6 +13,8 @@ func umountCommand() *cli.Command {
 		ArgsUsage:    "TARGET",
 		Description:  "Other mounts than ID-mapped ones are refused.",
 		OnUsageError: onUsageError,
+		// Else a first argument "help" or "h" is no path but a command.
+		HideHelpCommand: true,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "lazy", Aliases: []string{"l"}, Usage: "remove it from TARGET at once, end it when nobody uses it"},
 		},
