@@ -70,10 +70,10 @@ func (b *bench) expected(s *Scenario, caller string) (Result, error) {
 	return r, err
 }
 
-// check runs a scenario by every caller and reports what differs from the
+// check runs a scenario by the callers and reports what differs from the
 // native mount and is not known.
-func (b *bench) check(t *testing.T, s *Scenario, backend, mnt string, report *Report) {
-	for _, c := range Callers {
+func (b *bench) check(t *testing.T, s *Scenario, callers []CallerClass, backend, mnt string, report *Report) {
+	for _, c := range callers {
 		want, err := b.expected(s, c.Name)
 		if err != nil {
 			t.Errorf("caller %s: native: %v", c.Name, err)

@@ -1,0 +1,126 @@
+package conformance
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Callers whom the kernel lets do what the server then refuses, and those whose
+// capabilities the server does not see.
+const (
+	mayChown        = "R0|R0-without-fsetid|MR|MR-B|user-A-gid-unmapped" // the last one: to its own group
+	capableNonRoots = "MR|MR-B"
+)
+
+// KnownDifferences are all that the suite accepts.
+var KnownDifferences = []Known{
+	{
+		Reason:  "the kernel checks permission before the server can refuse an unmapped id with EOVERFLOW",
+		Backend: "translate", Scenario: "(create|create-default-acl|names|chown|chown-other-types|traverse|acl|file)/.*",
+		Key: "op .*", Want: "EOVERFLOW", Got: "EACCES|EPERM",
+	},
+	{
+		Reason:  "an unmapped id in an ACL shows as 4294967294: the kernel takes no ACL with -1 from a server",
+		Backend: "translate", Key: `.*(xattr system\.posix_acl_(access|default)|(access|default) ACL.*)`,
+		Equal: sameButStandIn,
+	},
+	{
+		Reason:  "an ACL with the stand-in, set back by who may not set it, meets the ownership check first",
+		Backend: "translate", Scenario: "acl-set/.*", Key: "op set back", Want: "EINVAL", Got: "EPERM",
+	},
+	{
+		Reason:  "the kernel does not clear S_ISGID without S_IXGRP on FUSE files, nor tells the server to",
+		Backend: "relay|translate", Scenario: "(kill|chown|open)/.*", Key: ".* mode|op after .*",
+		Equal: sameButSetgid,
+	},
+	{
+		Reason:  "the caller's capabilities are unknown to the server, which shows trusted.* to everybody",
+		Backend: "relay", Key: "op list.*|caller sees .* xattrs",
+		Scenario: "xattr.*", Equal: sameButTrusted,
+	},
+	{
+		Reason:  "a trusted.* attribute that is listed to who may not read it",
+		Backend: "relay", Scenario: "xattr.*", Key: `caller sees .* xattr trusted\..*`, Want: `\(absent\)`, Got: "ENODATA",
+	},
+	{
+		Reason:  "the caller's capabilities are unknown to the server, which lists trusted.* for uid 0 only",
+		Backend: "translate", Scenario: "xattr.*", Caller: capableNonRoots, Key: "op list.*|caller sees .* xattrs",
+		Equal: sameButTrusted,
+	},
+	{
+		Reason:  "a trusted.* attribute that is not listed to a capable user",
+		Backend: "translate", Scenario: "xattr.*", Caller: capableNonRoots,
+		Key: `caller sees .* xattr trusted\..*`, Got: `\(absent\)`,
+	},
+	{
+		Reason:  "the kernel removes file capabilities before the server refuses to chown to an unmapped id",
+		Backend: "translate", Scenario: "chown/.*cap=true", Caller: mayChown,
+		Key: `.* xattrs|.* xattr security\.capability`, Got: `|\(absent\)`,
+	},
+	{
+		Reason:  "as S_ISGID without S_IXGRP stays, chown does not ask for the right to change the mode",
+		Backend: "relay|translate", Scenario: "chown/.*mode=02644.*", Key: "op chown to .*", Want: "EPERM", Got: "ok",
+	},
+	{
+		Reason:  "what a chown has changed that did not ask for the right to change the mode",
+		Backend: "relay|translate", Scenario: "chown/own=(UU|UA|AU),mode=02644.*", Caller: "R0-without-fsetid|MR|MR-B|R0",
+		Key: "(disk|root sees|caller sees) .* owner",
+	},
+	{
+		Reason: "the kernel makes a whiteout with an invalid owner on disk for a caller that has no id there, " +
+			"if it renames over a file; through FUSE it is refused, as without a file",
+		Backend: "relay|translate", Scenario: "names/.*", Key: "op whiteout over", Want: "ok", Got: "EOVERFLOW",
+	},
+	{
+		Reason:  "the files of the whiteout that was refused",
+		Backend: "relay|translate", Scenario: "names/.*",
+		Key: `(disk|root sees|caller sees) "d/(other3|noreplace)" .*`,
+	},
+	{
+		Reason:  "an empty security.capability, which the kernel stores and then can't read, is refused",
+		Backend: "translate", Scenario: "capability-set/.*", Key: "op (set|get) 7|op remove absent",
+	},
+	{
+		Reason:  "the file whose empty security.capability was refused",
+		Backend: "translate", Scenario: "capability-set/.*", Key: `.* "f7" xattr.*`,
+	},
+}
+
+// sameButStandIn compares ACLs, in hexadecimal, in which the stand-in is as
+// good as -1.
+func sameButStandIn(want, got string) bool {
+	return want == strings.ReplaceAll(got, "feffffff", "ffffffff")
+}
+
+// sameButSetgid compares modes: got may have S_ISGID in addition if it has no
+// S_IXGRP.
+func sameButSetgid(want, got string) bool {
+	var w, g uint32
+	if _, err := fmt.Sscanf(want, "%o", &w); err != nil {
+		return false
+	}
+	if _, err := fmt.Sscanf(got, "%o", &g); err != nil {
+		return false
+	}
+	_, restW, _ := strings.Cut(want, " ")
+	_, restG, _ := strings.Cut(got, " ")
+	return g&0o010 == 0 && g == w|0o2000 && restW == restG
+}
+
+// sameButTrusted compares lists of xattrs, or their sizes, by all but the
+// names that begin with trusted.
+func sameButTrusted(want, got string) bool {
+	if strings.HasSuffix(want, " ok") && strings.HasSuffix(got, " ok") {
+		return true // sizes: the lists themselves are compared as well
+	}
+	strip := func(list string) string {
+		var names []string
+		for _, n := range strings.Fields(list) {
+			if !strings.HasPrefix(n, "trusted.") {
+				names = append(names, n)
+			}
+		}
+		return strings.Join(names, " ")
+	}
+	return strip(want) == strip(got)
+}
