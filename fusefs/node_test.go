@@ -1,0 +1,208 @@
+package fusefs
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/idmap"
+)
+
+// withoutHandles makes a file system over a new directory as if its source
+// could not open by handle, with few descriptors.
+func withoutHandles(t *testing.T, budget int) (*FS, string) {
+	t.Helper()
+	dir := t.TempDir()
+	source, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := New(source, Options{Map: idmap.Identity()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		f.close()
+		source.Close()
+	})
+	f.mounts.close()
+	f.mounts.root, f.mounts.byID = nil, map[int32]*mount{}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(source.Fd()), &st); err != nil {
+		t.Fatal(err)
+	}
+	f.root.mount, f.root.key = nil, keyOfInode(&st)
+	f.fds.budget = budget
+	return f, dir
+}
+
+func lookup(t *testing.T, f *FS, dir uint64, name string) uint64 {
+	t.Helper()
+	var out fuse.EntryOut
+	if s := f.Lookup(nil, &fuse.InHeader{NodeId: dir}, name, &out); s != fuse.OK {
+		t.Fatalf("look up %s: %v", name, s)
+	}
+	return out.NodeId
+}
+
+func getattr(f *FS, id uint64) (fuse.Attr, fuse.Status) {
+	in, out := fuse.GetAttrIn{}, fuse.AttrOut{}
+	in.NodeId = id
+	s := f.GetAttr(nil, &in, &out)
+	return out.Attr, s
+}
+
+func fds(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+// Far more files than descriptors: each stays reachable, by its own identity.
+func TestDescriptorBudget(t *testing.T) {
+	f, dir := withoutHandles(t, 8)
+	const dirs, files = 5, 40
+	ids := make(map[uint64]uint64) // node to inode number
+	before := fds(t)
+	for d := range dirs {
+		sub := filepath.Join(dir, fmt.Sprint(d))
+		if err := os.Mkdir(sub, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		parent := lookup(t, f, rootID, fmt.Sprint(d))
+		for i := range files {
+			path := filepath.Join(sub, fmt.Sprint(i))
+			if err := os.WriteFile(path, nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			var st unix.Stat_t
+			if err := unix.Stat(path, &st); err != nil {
+				t.Fatal(err)
+			}
+			ids[lookup(t, f, parent, fmt.Sprint(i))] = st.Ino
+		}
+	}
+	if len(ids) != dirs*files {
+		t.Fatalf("%d nodes for %d files", len(ids), dirs*files)
+	}
+	if used := fds(t) - before; used > 8 {
+		t.Errorf("%d descriptors used, the budget is 8", used)
+	}
+	for id, ino := range ids {
+		if a, s := getattr(f, id); s != fuse.OK || a.Ino != ino {
+			t.Fatalf("node %d: inode %d, %v; want %d", id, a.Ino, s, ino)
+		}
+	}
+	for id := range ids {
+		f.Forget(id, 1)
+	}
+	if n := len(f.nodes.byKey); n != dirs+1 {
+		t.Errorf("%d nodes left, want %d", n, dirs+1)
+	}
+}
+
+// A name that leads to another file now must not stand for the old one.
+func TestEvictedNodeIsNotConfused(t *testing.T) {
+	f, dir := withoutHandles(t, 1)
+	for _, name := range []string{"a", "b", "c"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(name), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := lookup(t, f, rootID, "a")
+	lookup(t, f, rootID, "b")
+	lookup(t, f, rootID, "c") // a has no descriptor any more
+	if err := os.Rename(filepath.Join(dir, "b"), filepath.Join(dir, "a")); err != nil {
+		t.Fatal(err)
+	}
+	if _, s := getattr(f, a); s != fuse.Status(unix.ESTALE) {
+		t.Errorf("status %v, want ESTALE", s)
+	}
+}
+
+// A file that is renamed or loses a name through the mount stays reachable.
+func TestEvictedNodeFollowsItsNames(t *testing.T) {
+	f, dir := withoutHandles(t, 1)
+	for _, name := range []string{"a", "b", "c"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Link(filepath.Join(dir, "b"), filepath.Join(dir, "b2")); err != nil {
+		t.Fatal(err)
+	}
+	a, b := lookup(t, f, rootID, "a"), lookup(t, f, rootID, "b")
+	lookup(t, f, rootID, "c")
+	in := fuse.RenameIn{Newdir: rootID}
+	in.NodeId = rootID
+	if s := f.Rename(nil, &in, "a", "moved"); s != fuse.OK {
+		t.Fatal(s)
+	}
+	if s := f.Unlink(nil, &fuse.InHeader{NodeId: rootID}, "b"); s != fuse.OK {
+		t.Fatal(s)
+	}
+	lookup(t, f, rootID, "c")
+	for name, id := range map[string]uint64{"a": a, "b": b} {
+		if _, s := getattr(f, id); s != fuse.OK {
+			t.Errorf("%s: %v", name, s)
+		}
+	}
+}
+
+// Ids are never used twice, and stale ones are refused.
+func TestForgottenIDs(t *testing.T) {
+	f, dir := withoutHandles(t, 100)
+	if err := os.WriteFile(filepath.Join(dir, "a"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	seen := make(map[uint64]bool)
+	for range 10 {
+		id := lookup(t, f, rootID, "a")
+		if seen[id] {
+			t.Fatalf("id %d used twice", id)
+		}
+		seen[id] = true
+		if again := lookup(t, f, rootID, "a"); again != id {
+			t.Fatalf("one file has ids %d and %d", id, again)
+		}
+		f.Forget(id, 2)
+		if _, s := getattr(f, id); s != fuse.Status(unix.ESTALE) {
+			t.Fatalf("forgotten id: %v, want ESTALE", s)
+		}
+	}
+	for _, id := range []uint64{0, 2, 1 << 31, 1 << 40, ^uint64(0)} {
+		if _, s := getattr(f, id); s == fuse.OK {
+			t.Errorf("id %d was never given", id)
+		}
+	}
+}
+
+func TestNamesStayInTheDirectory(t *testing.T) {
+	f, _ := withoutHandles(t, 100)
+	for _, name := range []string{"", ".", "..", "../x", "a/b", "a\x00b"} {
+		var out fuse.EntryOut
+		if s := f.Lookup(nil, &fuse.InHeader{NodeId: rootID}, name, &out); s == fuse.OK {
+			t.Errorf("look-up of %q succeeded", name)
+		}
+		in := fuse.MkdirIn{Mode: 0o755}
+		in.NodeId = rootID
+		if s := f.Mkdir(nil, &in, name, &out); s == fuse.OK {
+			t.Errorf("mkdir of %q succeeded", name)
+		}
+	}
+}
+
+func TestRdev(t *testing.T) {
+	for _, dev := range []uint64{unix.Mkdev(1, 3), unix.Mkdev(259, 1<<19+5), unix.Mkdev(4095, 1<<20-1)} {
+		if got := diskRdev(wireRdev(dev)); got != dev {
+			t.Errorf("device %#x comes back as %#x", dev, got)
+		}
+	}
+}

@@ -1,0 +1,338 @@
+package idmount_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount"
+	"github.com/idmount/idmount/detect"
+	"github.com/idmount/idmount/idmap"
+	"github.com/idmount/idmount/internal/testenv"
+)
+
+func TestMain(m *testing.M) { testenv.Main(m) }
+
+var backends = []idmount.Backend{idmount.Native, idmount.Relay, idmount.Translate}
+
+func parse(t *testing.T, entries ...string) idmap.Map {
+	t.Helper()
+	m, err := idmap.Parse(entries, idmount.SystemResolver())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// mount mounts source at a new directory until the test ends.
+func mount(t *testing.T, source string, o idmount.Options) (string, *idmount.Mounted) {
+	t.Helper()
+	target := testenv.Dir(t)
+	o.Daemon = testenv.Binary(t)
+	m, err := idmount.Mount(context.Background(), source, target, o)
+	if errors.Is(err, detect.ErrUnsupported) {
+		testenv.Skip(t, testenv.NeedKernel, err.Error())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if slices.Contains(mountpoints(t), target) {
+			if err := idmount.Unmount(target, false); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	return target, m
+}
+
+func mountpoints(t *testing.T) []string {
+	t.Helper()
+	all, err := mountinfo.GetMounts(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var points []string
+	for _, m := range all {
+		points = append(points, m.Mountpoint)
+	}
+	return points
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func owner(t *testing.T, path string) string {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%d:%d", st.Uid, st.Gid)
+}
+
+func TestMountShowsOwners(t *testing.T) {
+	testenv.RequireRoot(t)
+	for _, backend := range backends {
+		t.Run(string(backend), func(t *testing.T) {
+			source := testenv.Source(t, "ext4")
+			write(t, source+"/mapped", "")
+			write(t, source+"/unmapped", "")
+			write(t, source+"/half", "")
+			for name, ids := range map[string][2]int{"mapped": {5, 7}, "unmapped": {70000, 70000}, "half": {5, 70000}} {
+				if err := os.Chown(filepath.Join(source, name), ids[0], ids[1]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			target, m := mount(t, source, idmount.Options{Map: parse(t, "b:0:100000:65536"), Backend: backend})
+			if m.Backend != backend || m.Reason == "" {
+				t.Errorf("backend %q, reason %q; want %q and a reason", m.Backend, m.Reason, backend)
+			}
+			for name, want := range map[string]string{
+				"mapped": "100005:100007", "unmapped": "65534:65534", "half": "100005:65534",
+			} {
+				if got := owner(t, filepath.Join(target, name)); got != want {
+					t.Errorf("%s: owner %s, want %s", name, got, want)
+				}
+			}
+			// Root of the host is no one here.
+			if err := os.WriteFile(target+"/new", nil, 0o644); !errors.Is(err, unix.EOVERFLOW) {
+				t.Errorf("create by an unmapped caller: %v, want EOVERFLOW", err)
+			}
+			if _, err := os.ReadFile(target + "/mapped"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// Two names of one file are one inode, and an open file outlives its names.
+func TestLinksAndUnlinkedFiles(t *testing.T) {
+	testenv.RequireRoot(t)
+	for _, fstype := range []string{"ext4", "overlay", "ramfs"} {
+		for _, backend := range []idmount.Backend{idmount.Relay, idmount.Translate} {
+			t.Run(fmt.Sprintf("%s/%s", fstype, backend), func(t *testing.T) {
+				source := testenv.Source(t, fstype)
+				target, _ := mount(t, source, idmount.Options{Map: idmap.Identity(), Backend: backend})
+				write(t, target+"/a", "text")
+				if err := os.Link(target+"/a", target+"/b"); err != nil {
+					t.Fatal(err)
+				}
+				a, err := os.Stat(target + "/a")
+				if err != nil {
+					t.Fatal(err)
+				}
+				b, err := os.Stat(target + "/b")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !os.SameFile(a, b) {
+					t.Error("two names of one file are two inodes")
+				}
+				f, err := os.OpenFile(target+"/b", os.O_RDWR, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer f.Close()
+				for _, name := range []string{"/a", "/b"} {
+					if err := os.Remove(target + name); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if _, err := f.WriteAt([]byte("more"), 4); err != nil {
+					t.Error(err)
+				}
+				if err := f.Chmod(0o600); err != nil {
+					t.Error(err)
+				}
+				buf := make([]byte, 8)
+				if _, err := f.ReadAt(buf, 0); err != nil || string(buf) != "textmore" {
+					t.Errorf("read %q, %v", buf, err)
+				}
+				if info, err := f.Stat(); err != nil || info.Size() != 8 || info.Mode().Perm() != 0o600 {
+					t.Errorf("stat %v, %v", info, err)
+				}
+			})
+		}
+	}
+}
+
+// Submounts are hidden or shown as on a native mount.
+func TestRecursive(t *testing.T) {
+	testenv.RequireRoot(t)
+	for _, backend := range backends {
+		for _, recursive := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/recursive=%v", backend, recursive), func(t *testing.T) {
+				source := testenv.Source(t, "ext4")
+				sub := filepath.Join(source, "sub")
+				if err := os.Mkdir(sub, 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := unix.Mount("tmpfs", sub, "tmpfs", 0, ""); err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { unix.Unmount(sub, unix.MNT_DETACH) })
+				write(t, sub+"/inner", "x")
+				target, _ := mount(t, source, idmount.Options{
+					Map: parse(t, "b:0:100000:65536"), Backend: backend, Recursive: recursive,
+				})
+				_, err := os.Stat(target + "/sub/inner")
+				if got := err == nil; got != recursive {
+					t.Fatalf("submount seen: %v (%v), want %v", got, err, recursive)
+				}
+				if recursive {
+					if got := owner(t, target+"/sub/inner"); got != "100000:100000" {
+						t.Errorf("owner in the submount %s", got)
+					}
+					if err := idmount.Unmount(target, true); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestMountOptions(t *testing.T) {
+	testenv.RequireRoot(t)
+	for _, backend := range backends {
+		t.Run(string(backend), func(t *testing.T) {
+			source := testenv.Source(t, "ext4")
+			write(t, source+"/f", "")
+			target, _ := mount(t, source, idmount.Options{
+				Map: idmap.Identity(), Backend: backend, MountOptions: "ro,nosuid,nodev,noexec,noatime",
+			})
+			if err := os.WriteFile(target+"/g", nil, 0o644); !errors.Is(err, unix.EROFS) {
+				t.Errorf("create on ro: %v", err)
+			}
+			all, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(target))
+			if err != nil || len(all) != 1 {
+				t.Fatal(all, err)
+			}
+			for _, want := range []string{"ro", "nosuid", "nodev", "noexec", "noatime"} {
+				if !slices.Contains(strings.Split(all[0].Options, ","), want) {
+					t.Errorf("mount table has %s, want %s", all[0].Options, want)
+				}
+			}
+		})
+	}
+}
+
+// What fails leaves no mount behind, and names what was wrong.
+func TestMountErrors(t *testing.T) {
+	testenv.RequireRoot(t)
+	dir := testenv.Source(t, "tmpfs")
+	for _, d := range []string{"src/sub", "dst"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, dir+"/file", "")
+	src, dst := dir+"/src", dir+"/dst"
+	m := parse(t, "b:0:1000:10")
+	for _, test := range []struct {
+		name, source, target string
+		options              idmount.Options
+		want                 string
+	}{
+		{"no map", src, dst, idmount.Options{}, "no map"},
+		{"no source", dir + "/none", dst, idmount.Options{Map: m}, "source " + dir + "/none: no such file"},
+		{"no target", src, dir + "/none", idmount.Options{Map: m}, "target " + dir + "/none: no such file"},
+		{"source is a file", dir + "/file", dst, idmount.Options{Map: m}, "not a directory"},
+		{"target below source", src, src + "/sub", idmount.Options{Map: m}, "below the source"},
+		{"source below target", src + "/sub", src, idmount.Options{Map: m}, "below the target"},
+		{"option", src, dst, idmount.Options{Map: m, MountOptions: "ro,bogus"}, `"bogus"`},
+		{"backend", src, dst, idmount.Options{Map: m, Backend: "magic"}, `"magic"`},
+		{"no daemon", src, dst, idmount.Options{Map: m, Backend: idmount.Translate, Daemon: "/nonexistent"}, "/nonexistent"},
+		{"daemon fails", src, dst, idmount.Options{Map: m, Backend: idmount.Translate, Daemon: "/bin/false"}, "ended before the mount was ready"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			before := mountpoints(t)
+			_, err := idmount.Mount(context.Background(), test.source, test.target, test.options)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("error %v, want one with %q", err, test.want)
+			}
+			if after := mountpoints(t); !slices.Equal(before, after) {
+				t.Errorf("mounts before %q, after %q", before, after)
+			}
+		})
+	}
+}
+
+func TestUnmountRefusesOthers(t *testing.T) {
+	testenv.RequireRoot(t)
+	dir := testenv.Source(t, "tmpfs")
+	if err := idmount.Unmount(dir, false); !errors.Is(err, idmount.ErrNotOurs) {
+		t.Errorf("tmpfs: %v, want ErrNotOurs", err)
+	}
+	if !slices.Contains(mountpoints(t), dir) {
+		t.Error("it was unmounted all the same")
+	}
+}
+
+// The server's process ends with the mount, and has let go of the source when
+// Unmount returns.
+func TestUnmountFreesTheSource(t *testing.T) {
+	testenv.RequireRoot(t)
+	source := testenv.Source(t, "ext4")
+	target, m := mount(t, source, idmount.Options{Map: idmap.Identity(), Backend: idmount.Translate})
+	f, err := os.Create(target + "/open")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := idmount.Unmount(target, false); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("with an open file: %v, want EBUSY", err)
+	}
+	f.Close()
+	if err := idmount.Unmount(target, false); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", m.PID)); err == nil && !strings.Contains(string(text), ") Z ") {
+		t.Errorf("the server still runs: %s", text)
+	}
+	fd, err := unix.Open(source, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(fd)
+}
+
+// SIGTERM ends a server and its mount.
+func TestDaemonEndsOnSignal(t *testing.T) {
+	testenv.RequireRoot(t)
+	target, m := mount(t, testenv.Source(t, "tmpfs"), idmount.Options{Map: idmap.Identity(), Backend: idmount.Translate})
+	if err := unix.Kill(m.PID, unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); slices.Contains(mountpoints(t), target); {
+		if time.Now().After(deadline) {
+			t.Fatal("still mounted")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func TestMountedJSON(t *testing.T) {
+	m := idmount.Mounted{Backend: idmount.Native, Reason: "because", Source: "/a", Target: "/b"}
+	got, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := `{"backend":"native","reason":"because","source":"/a","target":"/b"}`; string(got) != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
