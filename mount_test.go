@@ -336,3 +336,51 @@ func TestMountedJSON(t *testing.T) {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }
+
+// More files than the server may have descriptors, on a source that can't open
+// by handle.
+func TestMoreFilesThanDescriptors(t *testing.T) {
+	testenv.RequireRoot(t)
+	if testing.Short() {
+		testenv.Skip(t, testenv.ShortRun, "makes more files than RLIMIT_NOFILE")
+	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	files := int(min(limit.Max, 20000)) + 2000
+	source := testenv.Source(t, "ramfs")
+	const perDir = 1000
+	for i := range files {
+		dir := filepath.Join(source, fmt.Sprint(i/perDir))
+		if i%perDir == 0 {
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write(t, filepath.Join(dir, fmt.Sprint(i)), "")
+	}
+	target, m := mount(t, source, idmount.Options{Map: parse(t, "b:0:100000:65536"), Backend: idmount.Translate})
+	seen := 0
+	err := filepath.WalkDir(target, func(path string, e os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := e.Info()
+		if err == nil && info.Mode().IsRegular() {
+			seen++
+		}
+		return err
+	})
+	if err != nil || seen != files {
+		t.Errorf("walked %d files of %d: %v", seen, files, err)
+	}
+	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", m.PID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(open) > int(limit.Max)/2+100 {
+		t.Errorf("the server has %d descriptors open", len(open))
+	}
+	t.Logf("%d files, %d descriptors", seen, len(open))
+}

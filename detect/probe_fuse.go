@@ -2,10 +2,10 @@ package detect
 
 import (
 	"context"
+	"encoding/binary"
 	"os"
 	"runtime"
 	"strings"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -224,21 +224,16 @@ const (
 	fuseDevIocBackingClose = 0x4004e502
 )
 
-type fuseBackingMap struct {
-	fd      int32
-	flags   uint32
-	padding uint64
-}
-
 // backingOpen registers file with the connection and takes it back.
 func backingOpen(dev, file *os.File) error {
-	m := fuseBackingMap{fd: int32(file.Fd())}
-	id, _, errno := unix.Syscall(unix.SYS_IOCTL, dev.Fd(), fuseDevIocBackingOpen, uintptr(unsafe.Pointer(&m)))
+	var arg [16]byte // struct fuse_backing_map: fd, flags, padding
+	binary.NativeEndian.PutUint32(arg[:], uint32(file.Fd()))
+	id, errno := sys.Ioctl(int(dev.Fd()), fuseDevIocBackingOpen, arg[:])
 	if errno != 0 {
 		return &sys.Error{Op: "ioctl BACKING_OPEN", Path: file.Name(), Err: errno}
 	}
-	backing := uint32(id)
-	_, _, _ = unix.Syscall(unix.SYS_IOCTL, dev.Fd(), fuseDevIocBackingClose, uintptr(unsafe.Pointer(&backing)))
+	binary.NativeEndian.PutUint32(arg[:], uint32(id))
+	sys.Ioctl(int(dev.Fd()), fuseDevIocBackingClose, arg[:4])
 	return nil
 }
 

@@ -79,7 +79,6 @@ type table struct {
 	byKey map[string]*node
 	free  []uint64 // ids to use next
 	next  uint64
-	full  bool
 }
 
 func newTable(root *node) *table {

@@ -37,8 +37,9 @@ func (e Extent) String() string { return fmt.Sprintf("%d:%d:%d", e.Disk, e.View,
 // Map is a mapping of users and of groups. The zero Map maps nothing.
 type Map struct{ uid, gid *table }
 
-// table has one kind's extents, sorted by either side.
-type table struct{ byDisk, byView []Extent }
+// table has one kind's extents for either direction, each sorted by the side
+// that is looked up: toDisk has its extents with the sides exchanged.
+type table struct{ toView, toDisk []Extent }
 
 // New makes a Map of extents of users and of groups. The order of extents has
 // no meaning. An empty list leaves every id of that kind unmapped.
@@ -72,18 +73,36 @@ func newTable(kind string, extents []Extent) (*table, error) {
 			return nil, fmt.Errorf("%s extent %v: %w", kind, e, err)
 		}
 	}
-	t := &table{byDisk: slices.Clone(extents), byView: slices.Clone(extents)}
-	slices.SortFunc(t.byDisk, func(a, b Extent) int { return cmp.Compare(a.Disk, b.Disk) })
-	slices.SortFunc(t.byView, func(a, b Extent) int { return cmp.Compare(a.View, b.View) })
-	for i := 1; i < len(extents); i++ {
-		if a, b := t.byDisk[i-1], t.byDisk[i]; b.Disk-a.Disk < a.Count {
-			return nil, &overlap{kind, "disk", a, b}
-		}
-		if a, b := t.byView[i-1], t.byView[i]; b.View-a.View < a.Count {
-			return nil, &overlap{kind, "view", a, b}
-		}
+	t := &table{toView: slices.Clone(extents), toDisk: swapped(extents)}
+	if a, b, ok := sortExtents(t.toView); !ok {
+		return nil, &overlap{kind, "disk", a, b}
+	}
+	if a, b, ok := sortExtents(t.toDisk); !ok {
+		return nil, &overlap{kind, "view", a.swapped(), b.swapped()}
 	}
 	return t, nil
+}
+
+// sortExtents sorts by the first side, and returns two extents that share ids
+// there if there are such.
+func sortExtents(extents []Extent) (a, b Extent, ok bool) {
+	slices.SortFunc(extents, func(a, b Extent) int { return cmp.Compare(a.Disk, b.Disk) })
+	for i := 1; i < len(extents); i++ {
+		if a, b := extents[i-1], extents[i]; b.Disk-a.Disk < a.Count {
+			return a, b, false
+		}
+	}
+	return Extent{}, Extent{}, true
+}
+
+func (e Extent) swapped() Extent { return Extent{e.View, e.Disk, e.Count} }
+
+func swapped(extents []Extent) []Extent {
+	out := make([]Extent, len(extents))
+	for i, e := range extents {
+		out[i] = e.swapped()
+	}
+	return out
 }
 
 func (e Extent) check() error {
@@ -112,33 +131,22 @@ func (t *table) view(disk uint32) (uint32, bool) {
 	if t == nil {
 		return 0, false
 	}
-	lo, hi := 0, len(t.byDisk)
-	for lo < hi {
-		mid := (lo + hi) / 2
-		if t.byDisk[mid].Disk <= disk {
-			lo = mid + 1
-		} else {
-			hi = mid
-		}
-	}
-	if lo == 0 {
-		return 0, false
-	}
-	e := t.byDisk[lo-1]
-	if disk-e.Disk >= e.Count {
-		return 0, false
-	}
-	return e.View + (disk - e.Disk), true
+	return translate(t.toView, disk)
 }
 
 func (t *table) disk(view uint32) (uint32, bool) {
 	if t == nil {
 		return 0, false
 	}
-	lo, hi := 0, len(t.byView)
+	return translate(t.toDisk, view)
+}
+
+// translate finds id on the first side of sorted extents, by halves.
+func translate(extents []Extent, id uint32) (uint32, bool) {
+	lo, hi := 0, len(extents)
 	for lo < hi {
 		mid := (lo + hi) / 2
-		if t.byView[mid].View <= view {
+		if extents[mid].Disk <= id {
 			lo = mid + 1
 		} else {
 			hi = mid
@@ -147,11 +155,11 @@ func (t *table) disk(view uint32) (uint32, bool) {
 	if lo == 0 {
 		return 0, false
 	}
-	e := t.byView[lo-1]
-	if view-e.View >= e.Count {
+	e := extents[lo-1]
+	if id-e.Disk >= e.Count {
 		return 0, false
 	}
-	return e.Disk + (view - e.View), true
+	return e.View + (id - e.Disk), true
 }
 
 // ViewUID returns the user that a disk id is seen as; false if it is unmapped.
@@ -188,7 +196,7 @@ func (t *table) extents() []Extent {
 	if t == nil {
 		return nil
 	}
-	return slices.Clone(t.byDisk)
+	return slices.Clone(t.toView)
 }
 
 // Inverse returns the map with its sides exchanged.
@@ -198,14 +206,7 @@ func (t *table) inverse() *table {
 	if t == nil {
 		return nil
 	}
-	swap := func(in []Extent) []Extent {
-		out := make([]Extent, len(in))
-		for i, e := range in {
-			out[i] = Extent{e.View, e.Disk, e.Count}
-		}
-		return out
-	}
-	return &table{byDisk: swap(t.byView), byView: swap(t.byDisk)}
+	return &table{toView: t.toDisk, toDisk: t.toView}
 }
 
 // Equal reports whether two maps translate every id alike.

@@ -72,9 +72,15 @@ type list struct {
 	entry   []int
 }
 
-func (l *list) add(e Extent, entry int) {
-	l.extents = append(l.extents, e)
-	l.entry = append(l.entry, entry)
+func (l *list) add(entry int, extents ...Extent) error {
+	for _, e := range extents {
+		if err := e.check(); err != nil {
+			return err
+		}
+		l.extents = append(l.extents, e)
+		l.entry = append(l.entry, entry)
+	}
+	return nil
 }
 
 // find returns the index of e, but not the one excluded.
@@ -97,13 +103,10 @@ func (p *parser) entry(word string) error {
 		if err != nil {
 			return err
 		}
-		for _, e := range uids {
-			p.uids.add(e, index)
+		if err := p.uids.add(index, uids...); err != nil {
+			return err
 		}
-		for _, e := range gids {
-			p.gids.add(e, index)
-		}
-		return nil
+		return p.gids.add(index, gids...)
 	}
 	fields := strings.Split(word, ":")
 	var users, groups bool
@@ -138,10 +141,12 @@ func (p *parser) entry(word string) error {
 			return err
 		}
 		if users {
-			p.uids.add(e, index)
+			if err := p.uids.add(index, e); err != nil {
+				return err
+			}
 		}
 		if groups {
-			p.gids.add(e, index)
+			return p.gids.add(index, e)
 		}
 		return nil
 	}
@@ -157,8 +162,7 @@ func (p *parser) single(l *list, fields []string, kind string, look func(string)
 	if err != nil {
 		return err
 	}
-	l.add(Extent{disk, view, 1}, len(p.words)-1)
-	return nil
+	return l.add(len(p.words)-1, Extent{disk, view, 1})
 }
 
 func resolve(side, kind, s string, look func(string) (uint32, error)) (uint32, error) {
@@ -201,8 +205,7 @@ func extent(fields []string) (Extent, error) {
 	if err != nil || count == 0 || !isNumber(fields[2]) {
 		return Extent{}, fmt.Errorf("count must be 1..%d", uint32(invalid))
 	}
-	e := Extent{disk, view, uint32(count)}
-	return e, e.check()
+	return Extent{disk, view, uint32(count)}, nil
 }
 
 func number(side, s string) (uint32, error) {

@@ -57,7 +57,6 @@ var rawAllowed = map[string]string{
 	"fusefs":               "the wire format",
 	"internal/testenv":     "a test rig: its agents issue calls exactly as a caller would, on one thread",
 	"internal/conformance": "a test rig: its scenarios issue calls that have no wrapper",
-	"detect":               "debt: BACKING_OPEN in probe_fuse.go should go through internal/sys",
 }
 
 func TestRawCallsLiveInSys(t *testing.T) {
