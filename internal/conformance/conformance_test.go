@@ -45,7 +45,7 @@ func (p plan) scenarios() []*Scenario {
 	return slices.DeleteFunc(slices.Clone(Scenarios), func(s *Scenario) bool { return s.Slow })
 }
 
-// callers are all in a full run. In a quick one every scenario has a quarter of
+// callers are all in a full run. In a quick one every scenario has a fifth of
 // them, another one than the scenario before it.
 func (p plan) callers(scenario int) []CallerClass {
 	if p.full {
@@ -53,7 +53,7 @@ func (p plan) callers(scenario int) []CallerClass {
 	}
 	var out []CallerClass
 	for i, c := range Callers {
-		if (i+scenario)%4 == 0 {
+		if (i+scenario)%5 == 0 {
 			out = append(out, c)
 		}
 	}
