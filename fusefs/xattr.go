@@ -66,8 +66,9 @@ func (f *FS) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, dest []b
 	}
 	value, err := translate(f.own.m, raw[:n])
 	if err != nil {
+		// As the kernel says of one that it can't read.
 		f.log.Debug("unreadable attribute on disk", "name", name, "cause", err)
-		return 0, fuse.Status(unix.EIO)
+		return 0, fuse.Status(unix.EINVAL)
 	}
 	if len(dest) == 0 {
 		return uint32(len(value)), fuse.OK
@@ -100,7 +101,7 @@ func (f *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, value
 		switch {
 		case isACL(name):
 			value, err = idmap.DiskACL(f.own.m, value)
-		case name == xattrFileCap:
+		case name == xattrFileCap && len(value) > 0: // the kernel stores an empty one
 			value, err = idmap.DiskFileCap(f.own.m, value)
 		}
 		if err != nil {

@@ -90,14 +90,6 @@ var KnownDifferences = []Known{
 		Backend: "relay|translate", Scenario: "names/.*",
 		Key: `(disk|root sees|caller sees) "d/(other3|noreplace)" .*`,
 	},
-	{
-		Reason:  "an empty security.capability, which the kernel stores and then can't read, is refused",
-		Backend: "translate", Scenario: "capability-set/.*", Key: "op (set|get) 7|op remove absent",
-	},
-	{
-		Reason:  "the file whose empty security.capability was refused",
-		Backend: "translate", Scenario: "capability-set/.*", Key: `.* "f7" xattr.*`,
-	},
 }
 
 // sameButStandIn compares ACLs, in hexadecimal, in which the stand-in is as

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -138,11 +137,5 @@ var Scenarios = func() []*Scenario {
 	}
 	return all
 }()
-
-// group is the first part of the name.
-func (s *Scenario) group() string {
-	g, _, _ := strings.Cut(s.Name, "/")
-	return g
-}
 
 func caseDir(root string, n int) string { return filepath.Join(root, fmt.Sprintf("case%06d", n)) }
