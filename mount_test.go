@@ -198,9 +198,6 @@ func TestRecursive(t *testing.T) {
 					if got := owner(t, target+"/sub/inner"); got != "100000:100000" {
 						t.Errorf("owner in the submount %s", got)
 					}
-					if err := idmount.Unmount(target, true); err != nil {
-						t.Error(err)
-					}
 				}
 			})
 		}

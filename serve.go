@@ -101,6 +101,7 @@ func (r *request) attrs() (uint64, error) {
 	if err := unix.Fstatfs(int(r.source.Fd()), &st); err != nil {
 		return 0, &sys.Error{Op: "statfs", Path: r.Source, Err: err}
 	}
+	const stNoSymfollow = 0x2000 // ST_NOSYMFOLLOW, Linux 5.10
 	var attrs uint64
 	for _, f := range []struct {
 		statfs int64
@@ -110,6 +111,7 @@ func (r *request) attrs() (uint64, error) {
 		{unix.ST_NOSUID, unix.MOUNT_ATTR_NOSUID},
 		{unix.ST_NODEV, unix.MOUNT_ATTR_NODEV},
 		{unix.ST_NOEXEC, unix.MOUNT_ATTR_NOEXEC},
+		{stNoSymfollow, unix.MOUNT_ATTR_NOSYMFOLLOW},
 	} {
 		if int64(st.Flags)&f.statfs != 0 {
 			attrs |= f.attr

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/moby/sys/mountinfo"
@@ -20,6 +21,9 @@ var ErrNotOurs = errors.New("not an ID-mapped mount")
 // Unmount removes the ID-mapped mount at target. It returns when the process
 // that served it has ended, so that the source can be unmounted next. Any other
 // kind of mount is refused.
+//
+// A native mount made with Recursive goes with its submounts, as long as they
+// are ID-mapped too; if one of them is in use, those above it stay.
 //
 // With lazy, a mount in use disappears from target at once and ends when its
 // last user is gone; otherwise that is EBUSY.
@@ -58,12 +62,44 @@ func Unmount(target string, lazy bool) error {
 	flags := unix.UMOUNT_NOFOLLOW
 	if lazy {
 		flags |= unix.MNT_DETACH
+	} else if err := unmountBelow(path, m); err != nil {
+		return err
 	}
 	if err := unix.Unmount(path, flags); err != nil {
 		return &sys.Error{Op: "umount", Path: target, Err: err}
 	}
 	if server >= 0 && !lazy {
 		waitFor(server, 5*time.Second)
+	}
+	return nil
+}
+
+// unmountBelow removes the ID-mapped mounts below path, the deepest first. If
+// there is another kind of mount, it removes nothing: path is busy then.
+func unmountBelow(path string, top *mountinfo.Info) error {
+	all, err := mountinfo.GetMounts(nil)
+	if err != nil {
+		return fmt.Errorf("umount %s: read the mount table: %w", path, err)
+	}
+	children := make(map[int][]*mountinfo.Info)
+	for _, m := range all {
+		if m.ID != m.Parent {
+			children[m.Parent] = append(children[m.Parent], m)
+		}
+	}
+	below := slices.Clone(children[top.ID])
+	for i := 0; i < len(below); i++ {
+		below = append(below, children[below[i].ID]...)
+	}
+	for _, m := range below {
+		if !mounts.Idmapped(m) {
+			return &sys.Error{Op: "umount", Path: path, Detail: "mounted below: " + m.Mountpoint, Err: unix.EBUSY}
+		}
+	}
+	for _, m := range slices.Backward(below) {
+		if err := unix.Unmount(m.Mountpoint, unix.UMOUNT_NOFOLLOW); err != nil {
+			return &sys.Error{Op: "umount", Path: m.Mountpoint, Err: err}
+		}
 	}
 	return nil
 }
