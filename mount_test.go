@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
@@ -380,4 +381,45 @@ func TestMoreFilesThanDescriptors(t *testing.T) {
 		t.Errorf("the server has %d descriptors open", len(open))
 	}
 	t.Logf("%d files, %d descriptors", seen, len(open))
+}
+
+// statx(2) through the mount has what it has on the source, but the owner.
+func TestStatx(t *testing.T) {
+	testenv.RequireRoot(t)
+	for _, backend := range backends {
+		t.Run(string(backend), func(t *testing.T) {
+			source := testenv.Source(t, "ext4")
+			write(t, source+"/f", "text")
+			if err := unix.Mknod(source+"/dev", unix.S_IFCHR|0o600, int(unix.Mkdev(259, 70000))); err != nil {
+				t.Fatal(err)
+			}
+			target, _ := mount(t, source, idmount.Options{Map: parse(t, "b:0:100000:65536"), Backend: backend})
+			for _, name := range []string{"f", "dev", "."} {
+				var want, got unix.Statx_t
+				const mask = unix.STATX_BASIC_STATS | unix.STATX_BTIME
+				if err := unix.Statx(unix.AT_FDCWD, filepath.Join(source, name), unix.AT_SYMLINK_NOFOLLOW, mask, &want); err != nil {
+					t.Fatal(err)
+				}
+				if err := unix.Statx(unix.AT_FDCWD, filepath.Join(target, name), unix.AT_SYMLINK_NOFOLLOW, mask, &got); err != nil {
+					t.Fatal(err)
+				}
+				if got.Uid != 100000 || got.Gid != 100000 {
+					t.Errorf("%s: owner %d:%d", name, got.Uid, got.Gid)
+				}
+				type fields struct {
+					Mask, Nlink, RdevMajor, RdevMinor uint32
+					Mode                              uint16
+					Ino, Size, Blocks                 uint64
+					Atime, Btime, Ctime, Mtime        unix.StatxTimestamp
+				}
+				pick := func(s *unix.Statx_t) fields {
+					return fields{s.Mask & mask, s.Nlink, s.Rdev_major, s.Rdev_minor, s.Mode, s.Ino, s.Size, s.Blocks,
+						s.Atime, s.Btime, s.Ctime, s.Mtime}
+				}
+				if diff := cmp.Diff(pick(&want), pick(&got)); diff != "" {
+					t.Errorf("%s (-source +mount):\n%s", name, diff)
+				}
+			}
+		})
+	}
 }

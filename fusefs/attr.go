@@ -143,3 +143,45 @@ func (f *FS) StatFs(_ <-chan struct{}, in *fuse.InHeader, out *fuse.StatfsOut) f
 	}
 	return fuse.OK
 }
+
+// Statx implements fuse.RawFileSystem: GetAttr with the time of birth, for
+// which kernels ask since 6.6.
+func (f *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
+	n := f.nodes.get(in.NodeId)
+	if n == nil {
+		return fuse.Status(unix.ESTALE)
+	}
+	fd := int(in.Fh)
+	if in.GetattrFlags&fuse.FUSE_GETATTR_FH == 0 || !n.isRegular() {
+		u := f.path(n)
+		if u.errno != 0 {
+			return fuse.Status(u.errno)
+		}
+		defer u.done()
+		fd = u.fd
+	}
+	const mask = unix.STATX_BASIC_STATS | unix.STATX_BTIME
+	var st unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, mask, &st); err != nil {
+		return fuse.Status(sys.Errno(err))
+	}
+	out.Mask = st.Mask & mask
+	out.Blksize = st.Blksize
+	out.Nlink = st.Nlink
+	out.Uid = f.own.viewUID(st.Uid)
+	out.Gid = f.own.viewGID(st.Gid)
+	out.Mode = st.Mode
+	out.Ino = taggedIno(st.Ino, n.tag)
+	out.Size = st.Size
+	out.Blocks = st.Blocks
+	out.Atime = sxTime(st.Atime)
+	out.Btime = sxTime(st.Btime)
+	out.Ctime = sxTime(st.Ctime)
+	out.Mtime = sxTime(st.Mtime)
+	out.RdevMajor, out.RdevMinor = st.Rdev_major, st.Rdev_minor
+	return fuse.OK
+}
+
+func sxTime(t unix.StatxTimestamp) fuse.SxTime {
+	return fuse.SxTime{Sec: uint64(t.Sec), Nsec: t.Nsec}
+}
