@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -88,7 +89,10 @@ func (p *plan) startDaemon(ctx context.Context) (pid int, err error) {
 		return pid, nil
 	}
 	if err != nil {
-		cmd.Process.Kill()
+		// It may have mounted meanwhile: let it unmount, but not for long.
+		cmd.Process.Signal(unix.SIGTERM)
+		kill := time.AfterFunc(5*time.Second, func() { cmd.Process.Kill() })
+		defer kill.Stop()
 	}
 	wait := cmd.Wait()
 	switch {

@@ -423,3 +423,31 @@ func TestStatx(t *testing.T) {
 		})
 	}
 }
+
+// A caller who gives up, at whatever moment, leaves no mount and no server.
+func TestMountCancelled(t *testing.T) {
+	testenv.RequireRoot(t)
+	source, target := testenv.Source(t, "tmpfs"), testenv.Dir(t)
+	before := mountpoints(t)
+	cancelled := 0
+	for delay := time.Duration(0); delay < 60*time.Millisecond; delay += 4 * time.Millisecond {
+		ctx, cancel := context.WithTimeout(context.Background(), delay)
+		_, err := idmount.Mount(ctx, source, target, idmount.Options{
+			Map: idmap.Identity(), Backend: idmount.Translate, Daemon: testenv.Binary(t),
+		})
+		cancel()
+		if err == nil {
+			if err := idmount.Unmount(target, false); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		cancelled++
+		if after := mountpoints(t); !slices.Equal(before, after) {
+			t.Fatalf("after %v: mounts before %q, after %q", delay, before, after)
+		}
+	}
+	if cancelled == 0 {
+		t.Error("no attempt was cancelled")
+	}
+}
