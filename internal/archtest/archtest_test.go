@@ -22,6 +22,8 @@ type goPackage struct {
 	Imports    []string
 	Deps       []string
 	GoFiles    []string
+
+	TestImports, XTestImports []string
 }
 
 func TestIdmapStandsAlone(t *testing.T) {
@@ -32,17 +34,42 @@ func TestIdmapStandsAlone(t *testing.T) {
 	}
 }
 
+var apart = []string{"detect", "native", "fusefs"}
+
 // TestBackendsAreApart looks at all dependencies, not at the imports alone: a
 // helper package that imports a backend would tie the others to it as well.
 func TestBackendsAreApart(t *testing.T) {
 	all := list(t)
-	apart := []string{"detect", "native", "fusefs"}
 	for _, name := range apart {
 		for _, dep := range find(t, all, name).Deps {
 			short := strings.TrimPrefix(dep, module+"/")
 			if dep == module || short != name && slices.Contains(apart, short) {
 				t.Errorf("%s depends on %s", name, dep)
 			}
+		}
+	}
+}
+
+// seesSeveral lists who may import more than one of apart: the top alone, and
+// the suites that compare backends.
+var seesSeveral = []string{module, module + "/bench", module + "/cmd/idmount", module + "/internal/conformance"}
+
+// TestTopAloneSeesSeveral is about direct imports; the tests of a package count
+// as the package, so that a backend's tests don't tie it to another either.
+func TestTopAloneSeesSeveral(t *testing.T) {
+	for _, p := range list(t) {
+		if slices.Contains(seesSeveral, p.ImportPath) {
+			continue
+		}
+		self := strings.TrimPrefix(p.ImportPath, module+"/")
+		var seen []string
+		for _, name := range apart {
+			if name == self || slices.Contains(slices.Concat(p.Imports, p.TestImports, p.XTestImports), module+"/"+name) {
+				seen = append(seen, name)
+			}
+		}
+		if len(seen) > 1 {
+			t.Errorf("%s sees %s; only the top may see several", p.ImportPath, strings.Join(seen, ", "))
 		}
 	}
 }
@@ -104,7 +131,7 @@ func find(t *testing.T, all []goPackage, name string) goPackage {
 
 func list(t *testing.T) []goPackage {
 	t.Helper()
-	cmd := exec.Command("go", "list", "-deps", "-json=Dir,ImportPath,Imports,Deps,GoFiles", module+"/...")
+	cmd := exec.Command("go", "list", "-deps", "-json=Dir,ImportPath,Imports,TestImports,XTestImports,Deps,GoFiles", module+"/...")
 	cmd.Dir = "../.."
 	out, err := cmd.Output()
 	if err != nil {
