@@ -77,19 +77,9 @@ func Unmount(target string, lazy bool) error {
 // unmountBelow removes the ID-mapped mounts below path, the deepest first. If
 // there is another kind of mount, it removes nothing: path is busy then.
 func unmountBelow(path string, top *mountinfo.Info) error {
-	all, err := mountinfo.GetMounts(nil)
+	below, err := mounts.On(top)
 	if err != nil {
 		return fmt.Errorf("umount %s: read the mount table: %w", path, err)
-	}
-	children := make(map[int][]*mountinfo.Info)
-	for _, m := range all {
-		if m.ID != m.Parent {
-			children[m.Parent] = append(children[m.Parent], m)
-		}
-	}
-	below := slices.Clone(children[top.ID])
-	for i := 0; i < len(below); i++ {
-		below = append(below, children[below[i].ID]...)
 	}
 	for _, m := range below {
 		if !mounts.Idmapped(m) {

@@ -161,11 +161,7 @@ func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
-	fd := -1
-	errno = f.as(c, func() (errno unix.Errno) {
-		fd, errno = openat(u.fd, name, diskOpenFlags(in.Flags)|unix.O_CREAT|unix.O_EXCL, c.mode&07777)
-		return errno
-	})
+	fd, errno := f.openNew(c, u.fd, name, diskOpenFlags(in.Flags)|unix.O_CREAT|unix.O_EXCL)
 	if errno == unix.EEXIST && in.Flags&unix.O_EXCL == 0 {
 		errno = unix.ESTALE
 	}
@@ -186,16 +182,21 @@ func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) 
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
-	fd := -1
-	errno = f.as(c, func() (errno unix.Errno) {
-		flags := diskOpenFlags(in.Flags)&^unix.O_NOFOLLOW | unix.O_TMPFILE | int(in.Flags&unix.O_EXCL)
-		fd, errno = openat(u.fd, ".", flags, c.mode&07777)
-		return errno
-	})
+	fd, errno := f.openNew(c, u.fd, ".", diskOpenFlags(in.Flags)&^unix.O_NOFOLLOW|unix.O_TMPFILE|int(in.Flags&unix.O_EXCL))
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
 	return f.created(fd, nil, "", out)
+}
+
+// openNew opens a file that flags make, as its creator.
+func (f *FS) openNew(c creator, dirfd int, name string, flags int) (fd int, errno unix.Errno) {
+	fd = -1
+	errno = f.as(c, func() (errno unix.Errno) {
+		fd, errno = openat(dirfd, name, flags, c.mode&07777)
+		return errno
+	})
+	return fd, errno
 }
 
 // created answers with a new file that fd has open.

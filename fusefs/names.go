@@ -84,15 +84,14 @@ func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName strin
 	var errno unix.Errno
 	if in.Flags&unix.RENAME_WHITEOUT != 0 {
 		// The whiteout that stays behind is a new file of the caller's.
-		c, errno := f.creator(&in.InHeader, from.fd, 0, 0)
-		if errno != 0 {
-			return fuse.Status(errno)
+		var c creator
+		if c, errno = f.creator(&in.InHeader, from.fd, 0, 0); errno == 0 {
+			errno = f.as(c, rename)
 		}
-		errno = f.as(c, rename)
-		if errno != 0 {
-			return fuse.Status(errno)
-		}
-	} else if errno = rename(); errno != 0 {
+	} else {
+		errno = rename()
+	}
+	if errno != 0 {
 		return fuse.Status(errno)
 	}
 	f.moved(newDir, to.fd, newName)

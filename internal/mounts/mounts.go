@@ -46,6 +46,24 @@ func Below(f *os.File) ([]*mountinfo.Info, error) {
 	}
 	prefix := strings.TrimSuffix(dir, "/") + "/"
 
+	return descend(all, top, func(m *mountinfo.Info) bool {
+		return strings.HasPrefix(m.Mountpoint+"/", prefix)
+	}), nil
+}
+
+// On returns the mounts of the table that lie on top, or on one that does,
+// parents first.
+func On(top *mountinfo.Info) ([]*mountinfo.Info, error) {
+	all, err := mountinfo.GetMounts(nil)
+	if err != nil {
+		return nil, err
+	}
+	return descend(all, top, func(*mountinfo.Info) bool { return true }), nil
+}
+
+// descend returns the mounts of all that lie on top, level by level, without
+// those that want refuses and what lies on them.
+func descend(all []*mountinfo.Info, top *mountinfo.Info, want func(*mountinfo.Info) bool) []*mountinfo.Info {
 	// A child may stand before its parent in the table after a move.
 	children := make(map[int][]*mountinfo.Info)
 	for _, m := range all {
@@ -60,7 +78,7 @@ func Below(f *os.File) ([]*mountinfo.Info, error) {
 		id := next[0]
 		next = next[1:]
 		for _, m := range children[id] {
-			if seen[m.ID] || !strings.HasPrefix(m.Mountpoint+"/", prefix) {
+			if seen[m.ID] || !want(m) {
 				continue
 			}
 			seen[m.ID] = true
@@ -68,7 +86,7 @@ func Below(f *os.File) ([]*mountinfo.Info, error) {
 			next = append(next, m.ID)
 		}
 	}
-	return below, nil
+	return below
 }
 
 // Idmapped says whether the mount already has a map. Kernels say so in the

@@ -42,22 +42,17 @@ func ThreadCaps() (effective, permitted CapSet, err error) {
 		CapSet(data[0].Permitted) | CapSet(data[1].Permitted)<<32, nil
 }
 
-// SetThreadCaps sets the effective and permitted capabilities of the calling
-// thread, which has to be locked to its goroutine. The inheritable set is
-// emptied: nothing that the server starts should inherit a capability.
-func SetThreadCaps(effective, permitted CapSet) error {
-	if errno := capset(effective, permitted); errno != 0 {
-		return &Error{Op: "capset", Detail: fmt.Sprintf("effective %#x", uint64(effective)), Err: errno}
-	}
-	return nil
-}
-
-func capset(effective, permitted CapSet) unix.Errno {
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	data := [2]unix.CapUserData{
+// capData is the argument of capset(2). The inheritable set is empty: nothing
+// that the server starts should inherit a capability.
+func capData(effective, permitted CapSet) (unix.CapUserHeader, [2]unix.CapUserData) {
+	return unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, [2]unix.CapUserData{
 		{Effective: uint32(effective), Permitted: uint32(permitted)},
 		{Effective: uint32(effective >> 32), Permitted: uint32(permitted >> 32)},
 	}
+}
+
+func capset(effective, permitted CapSet) unix.Errno {
+	hdr, data := capData(effective, permitted)
 	_, _, errno := unix.RawSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&data[0])), 0)
 	return errno
 }
@@ -109,12 +104,7 @@ func KeepProcessCaps(keep CapSet) error {
 	if err != nil {
 		return err
 	}
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	effective, permitted = effective&keep, permitted&keep
-	data := [2]unix.CapUserData{
-		{Effective: uint32(effective), Permitted: uint32(permitted)},
-		{Effective: uint32(effective >> 32), Permitted: uint32(permitted >> 32)},
-	}
+	hdr, data := capData(effective&keep, permitted&keep)
 	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&data[0])), 0)
 	if errno != 0 {
 		return &Error{Op: "capset", Detail: "all threads", Err: errno}
