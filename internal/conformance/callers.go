@@ -20,19 +20,19 @@ var Callers = []CallerClass{
 	{"R0-without-fsetid", func(*Map) testenv.Caller {
 		return testenv.Caller{Caps: testenv.AllCaps &^ (1 << unix.CAP_FSETID)}
 	}},
-	{"user-A", func(m *Map) testenv.Caller { return user(m.viewUID('A'), m.viewGID('A')) }},
-	{"user-B", func(m *Map) testenv.Caller { return user(m.viewUID('B'), m.viewGID('B')) }},
+	{"user-A", func(m *Map) testenv.Caller { return user(m.ViewUID('A'), m.ViewGID('A')) }},
+	{"user-B", func(m *Map) testenv.Caller { return user(m.ViewUID('B'), m.ViewGID('B')) }},
 	{"user-B-in-group-A", func(m *Map) testenv.Caller {
-		return user(m.viewUID('B'), m.viewGID('B'), m.viewGID('A'))
+		return user(m.ViewUID('B'), m.ViewGID('B'), m.ViewGID('A'))
 	}},
 	{"user-unmapped", func(*Map) testenv.Caller { return user(Foreign, Foreign) }},
-	{"user-A-gid-unmapped", func(m *Map) testenv.Caller { return user(m.viewUID('A'), Foreign) }},
-	{"user-unmapped-gid-A", func(m *Map) testenv.Caller { return user(Foreign, m.viewGID('A')) }},
+	{"user-A-gid-unmapped", func(m *Map) testenv.Caller { return user(m.ViewUID('A'), Foreign) }},
+	{"user-unmapped-gid-A", func(m *Map) testenv.Caller { return user(Foreign, m.ViewGID('A')) }},
 	{"MR", func(m *Map) testenv.Caller {
-		return testenv.Caller{UID: m.viewUID('A'), GID: m.viewGID('A'), Caps: testenv.AllCaps}
+		return testenv.Caller{UID: m.ViewUID('A'), GID: m.ViewGID('A'), Caps: testenv.AllCaps}
 	}},
 	{"MR-B", func(m *Map) testenv.Caller {
-		return testenv.Caller{UID: m.viewUID('B'), GID: m.viewGID('B'), Caps: testenv.AllCaps}
+		return testenv.Caller{UID: m.ViewUID('B'), GID: m.ViewGID('B'), Caps: testenv.AllCaps}
 	}},
 	{"C0", func(*Map) testenv.Caller {
 		return testenv.Caller{Namespaces: []testenv.Namespace{container}, Caps: testenv.AllCaps}
@@ -52,7 +52,8 @@ func user(uid, gid uint32, groups ...uint32) testenv.Caller {
 	return testenv.Caller{UID: uid, GID: gid, Groups: groups}
 }
 
-func callerByName(name string) CallerClass {
+// CallerByName panics if there is none.
+func CallerByName(name string) CallerClass {
 	for _, c := range Callers {
 		if c.Name == name {
 			return c
@@ -61,13 +62,17 @@ func callerByName(name string) CallerClass {
 	panic("conformance: no caller " + name)
 }
 
-func (m *Map) viewUID(role byte) uint32 { return viewID(m.UIDs, m.disk(role)) }
-func (m *Map) viewGID(role byte) uint32 { return viewID(m.GIDs, m.disk(role)) }
+// ViewUID is the id of the initial user namespace that the mount shows for the
+// user of a role, or Foreign.
+func (m *Map) ViewUID(role byte) uint32 { return viewID(m.UIDs, m.DiskID(role)) }
 
-// idInNamespaces is the number that a caller has to use for id of the initial
+// ViewGID is ViewUID for groups.
+func (m *Map) ViewGID(role byte) uint32 { return viewID(m.GIDs, m.DiskID(role)) }
+
+// InNamespaces is the number that a caller has to use for id of the initial
 // user namespace. For an id that its namespace lacks it is 4000000000, which
 // the namespace lacks as well.
-func idInNamespaces(c testenv.Caller, id uint32) uint32 {
+func InNamespaces(c testenv.Caller, id uint32) uint32 {
 	for _, n := range c.Namespaces {
 		if id < n.Outer || id-n.Outer >= n.Count {
 			return 4000000000

@@ -72,7 +72,7 @@ func TestConformance(t *testing.T) {
 					b := newBench(t, source, fstype, m)
 					for _, backend := range p.backends {
 						t.Run(backend, func(t *testing.T) {
-							mnt := mountBackend(t, b, backend)
+							mnt := MountBackend(t, source, m, backend)
 							for i, s := range p.scenarios() {
 								t.Run(s.Name, func(t *testing.T) { b.check(t, s, p.callers(i), backend, mnt, report) })
 							}

@@ -123,51 +123,51 @@ const (
 	capability = "security.capability"
 )
 
-// An aclEntry is one entry of acl(5). Tags: 1 owner, 2 user, 4 owning group,
+// An ACLEntry is one entry of acl(5). Tags: 1 owner, 2 user, 4 owning group,
 // 8 group, 16 mask, 32 other.
-type aclEntry struct {
-	tag, perm uint16
-	id        uint32
+type ACLEntry struct {
+	Tag, Perm uint16
+	ID        uint32
 }
 
 const (
-	aclOwner  = 1
-	aclUser   = 2
-	aclOwners = 4
-	aclGroup  = 8
-	aclMask   = 16
-	aclOther  = 32
+	ACLOwner  = 1
+	ACLUser   = 2
+	ACLOwners = 4
+	ACLGroup  = 8
+	ACLMask   = 16
+	ACLOther  = 32
 )
 
-// aclXattr encodes entries between those that every ACL has.
-func aclXattr(owner, group, mask, other uint16, named ...aclEntry) []byte {
+// ACLXattr encodes entries between those that every ACL has.
+func ACLXattr(owner, group, mask, other uint16, named ...ACLEntry) []byte {
 	b := binary.LittleEndian.AppendUint32(nil, 2)
-	add := func(e aclEntry) {
-		b = binary.LittleEndian.AppendUint16(b, e.tag)
-		b = binary.LittleEndian.AppendUint16(b, e.perm)
-		b = binary.LittleEndian.AppendUint32(b, e.id)
+	add := func(e ACLEntry) {
+		b = binary.LittleEndian.AppendUint16(b, e.Tag)
+		b = binary.LittleEndian.AppendUint16(b, e.Perm)
+		b = binary.LittleEndian.AppendUint32(b, e.ID)
 	}
 	const none = 0xFFFFFFFF
-	add(aclEntry{aclOwner, owner, none})
+	add(ACLEntry{ACLOwner, owner, none})
 	for _, e := range named {
-		if e.tag == aclUser {
+		if e.Tag == ACLUser {
 			add(e)
 		}
 	}
-	add(aclEntry{aclOwners, group, none})
+	add(ACLEntry{ACLOwners, group, none})
 	for _, e := range named {
-		if e.tag == aclGroup {
+		if e.Tag == ACLGroup {
 			add(e)
 		}
 	}
-	add(aclEntry{aclMask, mask, none})
-	add(aclEntry{aclOther, other, none})
+	add(ACLEntry{ACLMask, mask, none})
+	add(ACLEntry{ACLOther, other, none})
 	return b
 }
 
-// capNetRaw is CAP_NET_RAW, effective and permitted, as security.capability.
+// CapNetRaw is CAP_NET_RAW, effective and permitted, as security.capability.
 // Revision 2 has no root id.
-func capNetRaw(revision, rootID uint32) []byte {
+func CapNetRaw(revision, rootID uint32) []byte {
 	b := binary.LittleEndian.AppendUint32(nil, revision<<24|1)
 	b = binary.LittleEndian.AppendUint32(b, 1<<unix.CAP_NET_RAW)
 	b = append(b, make([]byte, 12)...)

@@ -54,7 +54,8 @@ func everySecond(n uint32) []Extent {
 	return e
 }
 
-func mapByName(name string) *Map {
+// MapByName panics if there is none.
+func MapByName(name string) *Map {
 	for _, m := range Maps {
 		if m.Name == name {
 			return m
@@ -63,8 +64,8 @@ func mapByName(name string) *Map {
 	panic("conformance: no map " + name)
 }
 
-// disk is the id on disk of a role.
-func (m *Map) disk(role byte) uint32 {
+// DiskID is the id on disk of a role.
+func (m *Map) DiskID(role byte) uint32 {
 	switch role {
 	case 'A':
 		return m.A
@@ -80,7 +81,7 @@ func (m *Map) disk(role byte) uint32 {
 
 // owner splits a pair of roles, "AB", in the ids on disk.
 func (m *Map) owner(pair string) (uid, gid int) {
-	return int(m.disk(pair[0])), int(m.disk(pair[1]))
+	return int(m.DiskID(pair[0])), int(m.DiskID(pair[1]))
 }
 
 // viewID is the id of the initial user namespace that e shows for id on disk,

@@ -9,10 +9,10 @@ import (
 	"github.com/idmount/idmount/internal/testenv"
 )
 
-// mountOracle makes the native mount that backends are compared with, by the
+// MountOracle makes the native mount that backends are compared with, by the
 // plain calls rather than by package native: the oracle and what is tested
 // must not share a mistake.
-func mountOracle(t testing.TB, source string, m *Map) string {
+func MountOracle(t testing.TB, source string, m *Map) string {
 	t.Helper()
 	ns, err := sys.NewUserNamespace(text(m.UIDs), text(m.GIDs))
 	if err != nil {

@@ -52,8 +52,8 @@ func compare(want, got Result) []Difference {
 	return out
 }
 
-// errText is the name of an errno, "ok" for nil.
-func errText(err error) string {
+// ErrText is the name of an errno, "ok" for nil.
+func ErrText(err error) string {
 	if err == nil {
 		return "ok"
 	}
@@ -72,21 +72,21 @@ func (r *Result) snapshot(prefix, dir string) {
 		rel, _ := filepath.Rel(dir, path)
 		key := prefix + " " + fmt.Sprintf("%q", rel)
 		if err != nil {
-			r.add(key+" list", errText(err))
+			r.add(key+" list", ErrText(err))
 			return nil
 		}
 		r.inode(key, path)
 		return nil
 	})
 	if err != nil {
-		r.add(prefix+" walk", errText(err))
+		r.add(prefix+" walk", ErrText(err))
 	}
 }
 
 func (r *Result) inode(key, path string) {
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil {
-		r.add(key+" stat", errText(err))
+		r.add(key+" stat", ErrText(err))
 		return
 	}
 	r.add(key+" mode", fmt.Sprintf("%#o", st.Mode))
@@ -98,14 +98,14 @@ func (r *Result) inode(key, path string) {
 		if st.Size > 0 && st.Size <= 4096 {
 			data, err := os.ReadFile(path)
 			if err != nil {
-				r.add(key+" data", errText(err))
+				r.add(key+" data", ErrText(err))
 			} else {
 				r.add(key+" data", fmt.Sprintf("%q", data))
 			}
 		}
 	case unix.S_IFLNK:
 		target, err := os.Readlink(path)
-		r.add(key+" target", target+" "+errText(err))
+		r.add(key+" target", target+" "+ErrText(err))
 	case unix.S_IFCHR, unix.S_IFBLK:
 		r.add(key+" rdev", fmt.Sprintf("%d:%d", unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))))
 	}
@@ -116,7 +116,7 @@ func (r *Result) xattrs(key, path string) {
 	buf := make([]byte, 65536)
 	n, err := unix.Llistxattr(path, buf)
 	if err != nil {
-		r.add(key+" xattrs", errText(err))
+		r.add(key+" xattrs", ErrText(err))
 		return
 	}
 	names := strings.FieldsFunc(string(buf[:n]), func(c rune) bool { return c == 0 })
@@ -131,7 +131,7 @@ func xattrText(path, name string) string {
 	buf := make([]byte, 65536)
 	n, err := unix.Lgetxattr(path, name, buf)
 	if err != nil {
-		return errText(err)
+		return ErrText(err)
 	}
 	if n > 256 {
 		return fmt.Sprintf("%d bytes", n)

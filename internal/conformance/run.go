@@ -29,7 +29,7 @@ func newBench(t testing.TB, source, fstype string, m *Map) *bench {
 	for _, c := range Callers {
 		b.agents[c.Name] = testenv.StartAgent(t, c.Make(m))
 	}
-	b.native = mountOracle(t, source, m)
+	b.native = MountOracle(t, source, m)
 	return b
 }
 

@@ -34,7 +34,7 @@ type Env struct {
 }
 
 // Did records the outcome of one call.
-func (e *Env) Did(what string, err error) { e.Saw(what, errText(err)) }
+func (e *Env) Did(what string, err error) { e.Saw(what, ErrText(err)) }
 
 // Saw records something seen.
 func (e *Env) Saw(what, value string) {
@@ -69,21 +69,21 @@ func (e *Env) Mode(what, path string) {
 
 // UID is the number the caller has to use for the user that the mount shows
 // for a role. 'X' is a user outside the map.
-func (e *Env) UID(role byte) int { return e.id(role, (*Map).viewUID) }
+func (e *Env) UID(role byte) int { return e.id(role, (*Map).ViewUID) }
 
 // GID is UID for groups.
-func (e *Env) GID(role byte) int { return e.id(role, (*Map).viewGID) }
+func (e *Env) GID(role byte) int { return e.id(role, (*Map).ViewGID) }
 
 func (e *Env) id(role byte, view func(*Map, byte) uint32) int {
 	switch role {
 	case '-':
 		return -1
 	case 'X':
-		return int(idInNamespaces(e.Caller, Foreign))
+		return int(InNamespaces(e.Caller, Foreign))
 	case 'Y': // inside every namespace of the callers, outside most maps
 		return 400
 	}
-	return int(idInNamespaces(e.Caller, view(e.Map, role)))
+	return int(InNamespaces(e.Caller, view(e.Map, role)))
 }
 
 // caseRequest asks an agent to run one case.
@@ -101,8 +101,8 @@ func runHandler(arg json.RawMessage) (any, error) {
 	if s == nil {
 		return nil, fmt.Errorf("no scenario %q", q.Scenario)
 	}
-	m := mapByName(q.Map)
-	e := &Env{Map: m, Caller: callerByName(q.Caller).Make(m), seen: map[string]int{}}
+	m := MapByName(q.Map)
+	e := &Env{Map: m, Caller: CallerByName(q.Caller).Make(m), seen: map[string]int{}}
 	unix.Umask(0)
 	if err := unix.Chdir(q.Dir); err != nil {
 		e.Did("enter the directory", err)

@@ -10,14 +10,14 @@ import (
 // aclScenarios: POSIX ACLs read, set, obeyed and inherited.
 func aclScenarios() []*Scenario {
 	var out []*Scenario
-	named := map[string]func(*Map) []aclEntry{
-		"user-A":  func(m *Map) []aclEntry { return []aclEntry{{aclUser, 7, m.A}} },
-		"user-B":  func(m *Map) []aclEntry { return []aclEntry{{aclUser, 6, m.B}} },
-		"user-U":  func(m *Map) []aclEntry { return []aclEntry{{aclUser, 6, m.U}} },
-		"group-A": func(m *Map) []aclEntry { return []aclEntry{{aclGroup, 6, m.A}} },
-		"deny-A":  func(m *Map) []aclEntry { return []aclEntry{{aclUser, 0, m.A}, {aclUser, 6, m.U}, {aclGroup, 7, m.U}} },
-		"many": func(m *Map) []aclEntry {
-			return []aclEntry{{aclUser, 4, 0}, {aclUser, 6, m.A}, {aclUser, 5, m.U}, {aclGroup, 4, m.B}, {aclGroup, 2, m.U}}
+	named := map[string]func(*Map) []ACLEntry{
+		"user-A":  func(m *Map) []ACLEntry { return []ACLEntry{{ACLUser, 7, m.A}} },
+		"user-B":  func(m *Map) []ACLEntry { return []ACLEntry{{ACLUser, 6, m.B}} },
+		"user-U":  func(m *Map) []ACLEntry { return []ACLEntry{{ACLUser, 6, m.U}} },
+		"group-A": func(m *Map) []ACLEntry { return []ACLEntry{{ACLGroup, 6, m.A}} },
+		"deny-A":  func(m *Map) []ACLEntry { return []ACLEntry{{ACLUser, 0, m.A}, {ACLUser, 6, m.U}, {ACLGroup, 7, m.U}} },
+		"many": func(m *Map) []ACLEntry {
+			return []ACLEntry{{ACLUser, 4, 0}, {ACLUser, 6, m.A}, {ACLUser, 5, m.U}, {ACLGroup, 4, m.B}, {ACLGroup, 2, m.U}}
 		},
 	}
 	for _, own := range []string{"AA", "BB", "UU", "AU", "RR"} {
@@ -26,10 +26,10 @@ func aclScenarios() []*Scenario {
 				Name: fmt.Sprintf("acl/own=%s,entries=%s", own, n),
 				Setup: func(d *Disk) {
 					d.File("f", own, 0o640)
-					d.Xattr("f", accessACL, aclXattr(6, 0, 7, 4, named[n](d.Map)...))
+					d.Xattr("f", accessACL, ACLXattr(6, 0, 7, 4, named[n](d.Map)...))
 					d.Mkdir("d", own, 0o750)
-					d.Xattr("d", accessACL, aclXattr(7, 0, 7, 0, named[n](d.Map)...))
-					d.Xattr("d", defaultACL, aclXattr(7, 5, 7, 0, named[n](d.Map)...))
+					d.Xattr("d", accessACL, ACLXattr(7, 0, 7, 0, named[n](d.Map)...))
+					d.Xattr("d", defaultACL, ACLXattr(7, 5, 7, 0, named[n](d.Map)...))
 				},
 				Op: func(e *Env) {
 					e.Saw("access ACL", xattrText("f", accessACL))
@@ -54,8 +54,8 @@ func aclScenarios() []*Scenario {
 						d.File(fmt.Sprintf("f%d", i), own, mode)
 						d.Mkdir(fmt.Sprintf("d%d", i), own, mode|0o111)
 					}
-					d.Xattr("f8", accessACL, aclXattr(6, 4, 7, 4, aclEntry{aclUser, 6, d.Map.U}))
-					d.Xattr("d8", defaultACL, aclXattr(6, 4, 7, 4, aclEntry{aclUser, 6, d.Map.U}))
+					d.Xattr("f8", accessACL, ACLXattr(6, 4, 7, 4, ACLEntry{ACLUser, 6, d.Map.U}))
+					d.Xattr("d8", defaultACL, ACLXattr(6, 4, 7, 4, ACLEntry{ACLUser, 6, d.Map.U}))
 				},
 				Op: setACLs,
 			})
@@ -65,17 +65,17 @@ func aclScenarios() []*Scenario {
 }
 
 func setACLs(e *Env) {
-	odd := aclXattr(6, 4, 7, 4)
+	odd := ACLXattr(6, 4, 7, 4)
 	binary.LittleEndian.PutUint32(odd, 3)
 	values := [][]byte{
-		aclXattr(6, 4, 7, 4, aclEntry{aclUser, 6, uint32(e.UID('A'))}, aclEntry{aclGroup, 6, uint32(e.GID('A'))}),
-		aclXattr(6, 4, 7, 4, aclEntry{aclUser, 6, uint32(e.UID('B'))}),
-		aclXattr(6, 4, 7, 4, aclEntry{aclUser, 6, 0xFFFFFFFF}),
-		aclXattr(6, 4, 7, 4, aclEntry{aclUser, 6, uint32(e.UID('X'))}),
-		aclXattr(6, 4, 7, 4, aclEntry{aclGroup, 6, uint32(e.GID('X'))}),
-		aclXattr(6, 4, 7, 4),
+		ACLXattr(6, 4, 7, 4, ACLEntry{ACLUser, 6, uint32(e.UID('A'))}, ACLEntry{ACLGroup, 6, uint32(e.GID('A'))}),
+		ACLXattr(6, 4, 7, 4, ACLEntry{ACLUser, 6, uint32(e.UID('B'))}),
+		ACLXattr(6, 4, 7, 4, ACLEntry{ACLUser, 6, 0xFFFFFFFF}),
+		ACLXattr(6, 4, 7, 4, ACLEntry{ACLUser, 6, uint32(e.UID('X'))}),
+		ACLXattr(6, 4, 7, 4, ACLEntry{ACLGroup, 6, uint32(e.GID('X'))}),
+		ACLXattr(6, 4, 7, 4),
 		odd,
-		aclXattr(6, 4, 7, 4)[:11],
+		ACLXattr(6, 4, 7, 4)[:11],
 	}
 	for i, v := range values {
 		f, d := fmt.Sprintf("f%d", i), fmt.Sprintf("d%d", i)

@@ -24,7 +24,7 @@ func capabilityScenarios() []*Scenario {
 			Name: "capability-exec/revision=" + c.name,
 			Setup: func(d *Disk) {
 				d.Program("cat", "AA", 0o755)
-				d.Xattr("cat", capability, capNetRaw(c.revision, c.root(d.Map)))
+				d.Xattr("cat", capability, CapNetRaw(c.revision, c.root(d.Map)))
 			},
 			Op: func(e *Env) {
 				runCat(e)
@@ -46,21 +46,21 @@ func capabilityScenarios() []*Scenario {
 				for i := range 9 {
 					d.Program(fmt.Sprintf("f%d", i), own, 0o666) // not small: exec is not tried on them
 				}
-				d.Xattr("f8", capability, capNetRaw(3, d.Map.A))
+				d.Xattr("f8", capability, CapNetRaw(3, d.Map.A))
 			},
 			Op: func(e *Env) {
-				short := capNetRaw(2, 0)[:19]
-				odd := capNetRaw(2, 0)
+				short := CapNetRaw(2, 0)[:19]
+				odd := CapNetRaw(2, 0)
 				odd[3] = 7
 				for i, v := range [][]byte{
-					capNetRaw(2, 0), capNetRaw(3, 0), capNetRaw(3, uint32(e.UID('A'))), capNetRaw(3, uint32(e.UID('X'))),
-					capNetRaw(3, 0xFFFFFFFF), short, odd, {},
+					CapNetRaw(2, 0), CapNetRaw(3, 0), CapNetRaw(3, uint32(e.UID('A'))), CapNetRaw(3, uint32(e.UID('X'))),
+					CapNetRaw(3, 0xFFFFFFFF), short, odd, {},
 				} {
 					name := fmt.Sprintf("f%d", i)
 					e.Did(fmt.Sprintf("set %d", i), unix.Setxattr(name, capability, v, 0))
 					e.Saw(fmt.Sprintf("get %d", i), xattrText(name, capability))
 				}
-				e.Did("create existing", unix.Setxattr("f8", capability, capNetRaw(2, 0), unix.XATTR_CREATE))
+				e.Did("create existing", unix.Setxattr("f8", capability, CapNetRaw(2, 0), unix.XATTR_CREATE))
 				e.Did("remove", unix.Removexattr("f8", capability))
 				e.Did("remove absent", unix.Removexattr("f7", capability))
 			},

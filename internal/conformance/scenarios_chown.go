@@ -22,7 +22,7 @@ func chownScenarios() []*Scenario {
 							name := fmt.Sprintf("f%d", i)
 							d.File(name, own, mode)
 							if withCap {
-								d.Xattr(name, capability, capNetRaw(2, 0))
+								d.Xattr(name, capability, CapNetRaw(2, 0))
 							}
 						}
 					},

@@ -30,8 +30,8 @@ func createScenarios() []*Scenario {
 				Slow: umask == 0,
 				Setup: func(d *Disk) {
 					d.Mkdir("d", dir.owner, dir.mode)
-					d.Xattr("d", defaultACL, aclXattr(7, 5, 7, 1,
-						aclEntry{aclUser, 6, d.Map.A}, aclEntry{aclUser, 4, d.Map.U}, aclEntry{aclGroup, 7, d.Map.B}))
+					d.Xattr("d", defaultACL, ACLXattr(7, 5, 7, 1,
+						ACLEntry{ACLUser, 6, d.Map.A}, ACLEntry{ACLUser, 4, d.Map.U}, ACLEntry{ACLGroup, 7, d.Map.B}))
 				},
 				Op: func(e *Env) {
 					unix.Umask(umask)

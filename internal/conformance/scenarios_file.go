@@ -153,16 +153,16 @@ func readAndWrite(e *Env) {
 			continue
 		}
 		n, err := unix.Write(fd, []byte("hello "+o.name))
-		e.Saw("write "+o.name, fmt.Sprint(n, " ", errText(err)))
+		e.Saw("write "+o.name, fmt.Sprint(n, " ", ErrText(err)))
 		n, err = unix.Writev(fd, [][]byte{[]byte("ab"), nil, []byte("cde")})
-		e.Saw("writev "+o.name, fmt.Sprint(n, " ", errText(err)))
+		e.Saw("writev "+o.name, fmt.Sprint(n, " ", ErrText(err)))
 		n, err = unix.Pwrite(fd, []byte("PW"), 1)
-		e.Saw("pwrite "+o.name, fmt.Sprint(n, " ", errText(err)))
+		e.Saw("pwrite "+o.name, fmt.Sprint(n, " ", ErrText(err)))
 		buf := make([]byte, 100)
 		n, err = unix.Pread(fd, buf, 0)
-		e.Saw("pread "+o.name, fmt.Sprintf("%q %s", buf[:max(n, 0)], errText(err)))
+		e.Saw("pread "+o.name, fmt.Sprintf("%q %s", buf[:max(n, 0)], ErrText(err)))
 		n, err = unix.Pread(fd, buf, 1000)
-		e.Saw("read behind the end "+o.name, fmt.Sprint(n, " ", errText(err)))
+		e.Saw("read behind the end "+o.name, fmt.Sprint(n, " ", ErrText(err)))
 		e.Did("fsync "+o.name, unix.Fsync(fd))
 		e.Did("fdatasync "+o.name, unix.Fdatasync(fd))
 	}
@@ -180,10 +180,10 @@ func readAndWrite(e *Env) {
 	}
 	if to := e.Open("create copy", "copy", unix.O_CREAT|unix.O_RDWR, 0o644); to >= 0 {
 		n, err := unix.CopyFileRange(rd, nil, to, nil, 5, 0)
-		e.Saw("copy_file_range", fmt.Sprint(n, " ", errText(err)))
+		e.Saw("copy_file_range", fmt.Sprint(n, " ", ErrText(err)))
 		off := int64(2)
 		n, err = unix.Sendfile(to, rd, &off, 5)
-		e.Saw("sendfile", fmt.Sprint(n, " ", errText(err)))
+		e.Saw("sendfile", fmt.Sprint(n, " ", ErrText(err)))
 		e.Did("syncfs", unix.Syncfs(to))
 	}
 	dir := e.Open("open directory", ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
@@ -210,7 +210,7 @@ func seekHoles(e *Env) {
 		{"data at the end", 2 << 20, unix.SEEK_DATA}, {"data behind", 8 << 20, unix.SEEK_DATA}, {"end", -1, unix.SEEK_END},
 	} {
 		n, err := unix.Seek(fd, s.from, s.whence)
-		e.Saw("seek "+s.what, fmt.Sprint(n, " ", errText(err)))
+		e.Saw("seek "+s.what, fmt.Sprint(n, " ", ErrText(err)))
 	}
 }
 
@@ -239,7 +239,7 @@ func fallocateModes(e *Env) {
 	}
 	buf := make([]byte, 16)
 	_, err = unix.Pread(fd, buf, 4096)
-	e.Saw("zeroed", fmt.Sprintf("%x %s", buf, errText(err)))
+	e.Saw("zeroed", fmt.Sprintf("%x %s", buf, ErrText(err)))
 }
 
 // locks tries locks of two descriptors of one process: OFD and flock locks

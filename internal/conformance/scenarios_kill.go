@@ -22,7 +22,7 @@ func killScenarios() []*Scenario {
 						for _, k := range killers {
 							d.File(k.name, own, mode)
 							if withCap {
-								d.Xattr(k.name, capability, capNetRaw(2, 0))
+								d.Xattr(k.name, capability, CapNetRaw(2, 0))
 							}
 						}
 					},

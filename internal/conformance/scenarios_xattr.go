@@ -45,7 +45,7 @@ func xattrScenarios() []*Scenario {
 				err := unix.Setxattr("f", fmt.Sprintf("user.size%d", n), bytes.Repeat([]byte{'v'}, n), 0)
 				e.Did(fmt.Sprintf("set %d bytes", n), err)
 				got, err := unix.Getxattr("f", fmt.Sprintf("user.size%d", n), nil)
-				e.Saw(fmt.Sprintf("size %d", n), fmt.Sprint(got, " ", errText(err)))
+				e.Saw(fmt.Sprintf("size %d", n), fmt.Sprint(got, " ", ErrText(err)))
 				_ = unix.Removexattr("f", fmt.Sprintf("user.size%d", n))
 			}
 			for _, n := range []int{250, 251} {
@@ -96,7 +96,7 @@ func listXattrs(e *Env, name string) {
 	sort.Strings(names)
 	e.Saw("listed "+name, strings.Join(names, " "))
 	size, err := unix.Listxattr(name, nil)
-	e.Saw("list size "+name, fmt.Sprint(size, " ", errText(err)))
+	e.Saw("list size "+name, fmt.Sprint(size, " ", ErrText(err)))
 	_, err = unix.Listxattr(name, make([]byte, 3))
 	e.Did("list in 3 bytes "+name, err)
 }

@@ -10,16 +10,13 @@ import (
 
 var defaultBackends = []string{"relay", "translate"}
 
-// mountBackend mounts the source of b by a backend, as users of the module do.
-func mountBackend(t *testing.T, b *bench, backend string) string {
+// MountBackend mounts source by a backend, as users of the module do, until
+// the test ends.
+func MountBackend(t testing.TB, source string, m *Map, backend string) string {
 	t.Helper()
-	m, err := idmap.New(extents(b.m.UIDs), extents(b.m.GIDs))
-	if err != nil {
-		t.Fatal(err)
-	}
 	target := testenv.Dir(t)
-	mounted, err := idmount.Mount(t.Context(), b.source, target, idmount.Options{
-		Map:     m,
+	mounted, err := idmount.Mount(t.Context(), source, target, idmount.Options{
+		Map:     m.IDMap(t),
 		Backend: idmount.Backend(backend),
 		Daemon:  testenv.Binary(t),
 	})
@@ -31,6 +28,16 @@ func mountBackend(t *testing.T, b *bench, backend string) string {
 		t.Fatalf("mounted by %s (%s), want %s", mounted.Backend, mounted.Reason, backend)
 	}
 	return target
+}
+
+// IDMap is the map as the module knows it.
+func (m *Map) IDMap(t testing.TB) idmap.Map {
+	t.Helper()
+	out, err := idmap.New(extents(m.UIDs), extents(m.GIDs))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 func extents(in []Extent) []idmap.Extent {
