@@ -74,7 +74,7 @@ func (f *FS) register(fd int) int32 {
 	if f.passOff.Load() {
 		return 0
 	}
-	id, errno := f.server.RegisterBackingFd(&fuse.BackingMap{Fd: int32(fd)})
+	id, errno := f.conn.registerBacking(fd)
 	if errno == 0 {
 		return id
 	}
@@ -94,7 +94,7 @@ func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 		n.open.mu.Lock()
 		n.open.count--
 		if n.open.count == 0 && n.open.backing != 0 {
-			f.server.UnregisterBackingFd(n.open.backing)
+			f.conn.unregisterBacking(n.open.backing)
 			n.open.backing = 0
 		}
 		n.open.mu.Unlock()

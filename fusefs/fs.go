@@ -44,8 +44,8 @@ type FS struct {
 	caps, permitted sys.CapSet
 	base            sys.Creds
 
-	server     *fuse.Server
-	kernel     uint64 // the kernel's INIT flags
+	conn       transport
+	kernel     kernelInit
 	depth      int    // stack depth for passthrough
 	passOff    atomic.Bool
 	remoteData bool // close(2) can report errors of earlier writes
@@ -152,10 +152,6 @@ func stacking(magic uint32) (depth int, remote bool) {
 //
 // With Relay, a kernel without ALLOW_IDMAP is an error.
 func (f *FS) Start(dev *os.File) error {
-	fd, err := unix.FcntlInt(dev.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return &sys.Error{Op: "fcntl", Path: dev.Name(), Err: err}
-	}
 	opts := &fuse.MountOptions{
 		AllowOther:         true,
 		EnableAcl:          true,
@@ -180,15 +176,18 @@ func (f *FS) Start(dev *os.File) error {
 	// Opens have to reach the server: that is where it learns of O_APPEND and
 	// where passthrough begins.
 	opts.DisabledCapabilities |= fuse.CAP_NO_OPEN_SUPPORT
-	server, err := fuse.NewServer(f, fmt.Sprintf("/dev/fd/%d", fd), opts)
+	conn, kernel, err := newServerTransport(dev, f, opts)
 	if err != nil {
 		return fmt.Errorf("fuse: answer INIT for %s: %w", f.source.Name(), err)
 	}
-	f.server = server
-	if f.own.relay && f.kernel&fuse.CAP_ALLOW_IDMAP == 0 {
+	f.conn, f.kernel = conn, kernel
+	if f.kernel.flags&fuse.CAP_PASSTHROUGH == 0 {
+		f.passOff.Store(true)
+	}
+	if f.own.relay && f.kernel.flags&fuse.CAP_ALLOW_IDMAP == 0 {
 		return fmt.Errorf("fuse: idmap the mount for %s: the kernel's FUSE has no ALLOW_IDMAP (Linux 6.12)", f.source.Name())
 	}
-	go server.Serve()
+	f.conn.serve()
 	return nil
 }
 
@@ -198,7 +197,7 @@ const capSetxattrExt = 1 << 29
 // Wait returns when the file system has been unmounted, and gives its
 // descriptors back.
 func (f *FS) Wait() {
-	f.server.Wait()
+	f.conn.wait()
 	f.close()
 }
 
@@ -211,15 +210,6 @@ func (f *FS) close() {
 		n.fd = -1
 	}
 	f.fds.ring = nil
-}
-
-// Init implements fuse.RawFileSystem.
-func (f *FS) Init(server *fuse.Server) {
-	f.server = server
-	f.kernel = server.KernelSettings().Flags64()
-	if f.kernel&fuse.CAP_PASSTHROUGH == 0 {
-		f.passOff.Store(true)
-	}
 }
 
 // String implements fuse.RawFileSystem.
