@@ -1,0 +1,4 @@
+package sys
+
+// ParseChanges is for the fuzzer.
+var ParseChanges = parseChanges

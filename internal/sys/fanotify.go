@@ -1,0 +1,150 @@
+package sys
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Changes reports what happens to the files of whole file systems, whoever
+// does it: fanotify(7) with file handles, Linux 5.9. It takes CAP_SYS_ADMIN.
+type Changes struct {
+	file *os.File
+	buf  []byte
+}
+
+// Change is one event. Handles have the form that HandleAt writes, and are
+// slices of a buffer that the next Read overwrites.
+type Change struct {
+	Mask uint64 // FAN_* bits; FAN_Q_OVERFLOW alone means that events were lost
+	Pid  int32  // who did it
+	FSID uint64 // of the file system, as FSID returns it
+	Dir  []byte // the directory, of an event about a name
+	Name []byte // the name there
+	File []byte // the file, of an event about a file
+}
+
+// changeMask has what alters a name or an attribute. Reads alter the time of
+// access and are not reported, and neither are stores to mapped files.
+const changeMask = unix.FAN_CREATE | unix.FAN_DELETE | unix.FAN_MOVED_FROM | unix.FAN_MOVED_TO | unix.FAN_MOVE_SELF |
+	unix.FAN_ATTRIB | unix.FAN_MODIFY | unix.FAN_ONDIR
+
+// NewChanges starts with no file system.
+func NewChanges() (*Changes, error) {
+	// Non-blocking, so that Close ends a Read.
+	const flags = unix.FAN_CLASS_NOTIF | unix.FAN_CLOEXEC | unix.FAN_NONBLOCK |
+		unix.FAN_REPORT_FID | unix.FAN_REPORT_DIR_FID | unix.FAN_REPORT_NAME
+	fd, err := unix.FanotifyInit(flags, unix.O_RDONLY|unix.O_CLOEXEC)
+	if err != nil {
+		return nil, &Error{Op: "fanotify_init", Err: err}
+	}
+	return &Changes{file: os.NewFile(uintptr(fd), "fanotify"), buf: make([]byte, 64<<10)}, nil
+}
+
+// Add has the changes of the file system that dir lies on reported.
+func (c *Changes) Add(dir *os.File) error {
+	raw, err := c.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var markErr error
+	err = raw.Control(func(fd uintptr) {
+		markErr = unix.FanotifyMark(int(fd), unix.FAN_MARK_ADD|unix.FAN_MARK_FILESYSTEM, changeMask, int(dir.Fd()), "")
+	})
+	if err == nil && markErr != nil {
+		err = &Error{Op: "fanotify_mark", Path: dir.Name(), Err: markErr}
+	}
+	return err
+}
+
+// FSID returns what tells the file system of dir apart in a Change.
+func FSID(dir *os.File) (uint64, error) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
+		return 0, &Error{Op: "statfs", Path: dir.Name(), Err: err}
+	}
+	return uint64(uint32(st.Fsid.Val[0])) | uint64(uint32(st.Fsid.Val[1]))<<32, nil
+}
+
+// Read waits for changes and calls each for every one. After Close it returns
+// an error that is os.ErrClosed.
+func (c *Changes) Read(each func(*Change)) error {
+	n, err := c.file.Read(c.buf)
+	if err != nil {
+		if errors.Is(err, os.ErrClosed) {
+			return os.ErrClosed
+		}
+		return &Error{Op: "read", Path: c.file.Name(), Err: err}
+	}
+	return parseChanges(c.buf[:n], each)
+}
+
+// Close ends the reports.
+func (c *Changes) Close() error { return c.file.Close() }
+
+// parseChanges reads struct fanotify_event_metadata and the records that
+// follow it (fanotify(7)). What it does not know it passes over.
+func parseChanges(buf []byte, each func(*Change)) error {
+	const metaLen = 24
+	for len(buf) > 0 {
+		if len(buf) < metaLen {
+			return fmt.Errorf("fanotify: event of %d bytes is cut off", len(buf))
+		}
+		total := int(binary.NativeEndian.Uint32(buf))
+		version := buf[4]
+		head := int(binary.NativeEndian.Uint16(buf[6:]))
+		if version != unix.FANOTIFY_METADATA_VERSION || head < metaLen || total < head || total > len(buf) {
+			return fmt.Errorf("fanotify: event has version %d, length %d with a header of %d in %d bytes", version, total, head, len(buf))
+		}
+		change := Change{
+			Mask: binary.NativeEndian.Uint64(buf[8:]),
+			Pid:  int32(binary.NativeEndian.Uint32(buf[20:])),
+		}
+		if err := change.parseInfo(buf[head:total]); err != nil {
+			return err
+		}
+		each(&change)
+		buf = buf[total:]
+	}
+	return nil
+}
+
+// parseInfo reads the records struct fanotify_event_info_fid.
+func (c *Change) parseInfo(buf []byte) error {
+	const headLen, handleHeadLen = 12, 8
+	for len(buf) >= 4 {
+		size := int(binary.NativeEndian.Uint16(buf[2:]))
+		if size < 4 || size > len(buf) {
+			return fmt.Errorf("fanotify: record of %d bytes in %d", size, len(buf))
+		}
+		record := buf[:size]
+		buf = buf[size:]
+		kind := record[0]
+		if kind != unix.FAN_EVENT_INFO_TYPE_FID && kind != unix.FAN_EVENT_INFO_TYPE_DFID_NAME && kind != unix.FAN_EVENT_INFO_TYPE_DFID {
+			continue
+		}
+		if size < headLen+handleHeadLen {
+			return fmt.Errorf("fanotify: record of %d bytes is cut off", size)
+		}
+		c.FSID = uint64(binary.NativeEndian.Uint32(record[4:])) | uint64(binary.NativeEndian.Uint32(record[8:]))<<32
+		end := headLen + handleHeadLen + int(binary.NativeEndian.Uint32(record[headLen:]))
+		if end > size {
+			return fmt.Errorf("fanotify: file handle of %d bytes in a record of %d", end-headLen-handleHeadLen, size)
+		}
+		handle := record[headLen+4 : end] // the type, and then the handle
+		switch kind {
+		case unix.FAN_EVENT_INFO_TYPE_FID:
+			c.File = handle
+		case unix.FAN_EVENT_INFO_TYPE_DFID:
+			c.Dir = handle
+		case unix.FAN_EVENT_INFO_TYPE_DFID_NAME:
+			name, _, _ := bytes.Cut(record[end:], []byte{0})
+			c.Dir, c.Name = handle, name
+		}
+	}
+	return nil
+}

@@ -1,0 +1,129 @@
+package sys_test
+
+import (
+	"encoding/binary"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/sys"
+	"github.com/idmount/idmount/internal/testenv"
+)
+
+// Events have to name files exactly as HandleAt does: nothing else ties them
+// to the files that a server knows.
+func TestChangesNameFilesAsHandleAtDoes(t *testing.T) {
+	for _, fstype := range []string{"ext4", "xfs", "btrfs", "tmpfs"} {
+		t.Run(fstype, func(t *testing.T) {
+			path := testenv.Source(t, fstype)
+			dir, err := os.Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer dir.Close()
+			changes, err := sys.NewChanges()
+			if errors.Is(err, unix.EINVAL) {
+				testenv.Skip(t, testenv.NeedKernel, "fanotify with names, Linux 5.9")
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer changes.Close()
+			if err := changes.Add(dir); err != nil {
+				t.Fatal(err)
+			}
+			fsid, err := sys.FSID(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			file := filepath.Join(path, "file")
+			if err := os.WriteFile(file, []byte("data"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chmod(file, 0o640); err != nil {
+				t.Fatal(err)
+			}
+			wantDir, wantFile := handle(t, dir, ""), handle(t, dir, "file")
+			seen := map[uint64]bool{}
+			for !seen[unix.FAN_CREATE] || !seen[unix.FAN_MODIFY] || !seen[unix.FAN_ATTRIB] {
+				err := changes.Read(func(c *sys.Change) {
+					if c.FSID != fsid || int(c.Pid) != os.Getpid() {
+						t.Errorf("event of file system %x by %d, want %x by %d", c.FSID, c.Pid, fsid, os.Getpid())
+					}
+					for _, bit := range []uint64{unix.FAN_CREATE, unix.FAN_MODIFY, unix.FAN_ATTRIB} {
+						if c.Mask&bit == 0 {
+							continue
+						}
+						seen[bit] = true
+						if string(c.Name) == "file" && string(c.Dir) != wantDir {
+							t.Errorf("mask %#x: directory %x, want %x", c.Mask, c.Dir, wantDir)
+						}
+						if bit == unix.FAN_CREATE {
+							if string(c.Name) != "file" {
+								t.Errorf("name %q, want file", c.Name)
+							}
+						} else if string(c.File) != wantFile {
+							t.Errorf("mask %#x: file %x, want %x", c.Mask, c.File, wantFile)
+						}
+					}
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func TestChangesCloseEndsRead(t *testing.T) {
+	testenv.RequireRoot(t)
+	changes, err := sys.NewChanges()
+	if errors.Is(err, unix.EINVAL) {
+		testenv.Skip(t, testenv.NeedKernel, "fanotify with names, Linux 5.9")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() { done <- changes.Read(func(*sys.Change) {}) }()
+	changes.Close()
+	if err := <-done; !errors.Is(err, os.ErrClosed) {
+		t.Errorf("Read after Close: %v, want %v", err, os.ErrClosed)
+	}
+}
+
+func handle(t *testing.T, dir *os.File, name string) string {
+	t.Helper()
+	var buf [sys.MaxHandle]byte
+	n, _, errno := sys.HandleAt(int(dir.Fd()), name, &buf)
+	if errno != 0 {
+		t.Fatal("name_to_handle_at:", errno)
+	}
+	return string(buf[:n])
+}
+
+func event(mask uint64, records ...[]byte) []byte {
+	body := slices.Concat(records...)
+	b := make([]byte, 24, 24+len(body))
+	binary.NativeEndian.PutUint32(b, uint32(24+len(body)))
+	b[4] = unix.FANOTIFY_METADATA_VERSION
+	binary.NativeEndian.PutUint16(b[6:], 24)
+	binary.NativeEndian.PutUint64(b[8:], mask)
+	return append(b, body...)
+}
+
+func FuzzChanges(f *testing.F) {
+	f.Add(event(unix.FAN_ATTRIB))
+	f.Add(event(unix.FAN_CREATE, []byte{unix.FAN_EVENT_INFO_TYPE_FID, 0, 28, 0, 1, 2, 3, 4, 5, 6, 7, 8, 8, 0, 0, 0, 1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8}))
+	f.Fuzz(func(t *testing.T, buf []byte) {
+		_ = sys.ParseChanges(buf, func(c *sys.Change) {
+			if len(c.Dir)+len(c.Name)+len(c.File) > len(buf) {
+				t.Errorf("%d bytes made %d", len(buf), len(c.Dir)+len(c.Name)+len(c.File))
+			}
+		})
+	})
+}
