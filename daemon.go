@@ -74,6 +74,9 @@ func (p *plan) startDaemon(ctx context.Context) (pid int, err error) {
 	cmd.Args[0] = "idmount"
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	if v, ok := os.LookupEnv("GODEBUG"); ok {
+		cmd.Env = append(cmd.Env, "GODEBUG="+v) // what holds for this process's runtime does for its server's
+	}
 	cmd.ExtraFiles = []*os.File{r.source, r.target, theirs}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()

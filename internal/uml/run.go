@@ -208,7 +208,11 @@ func (k *Kernel) boot(ctx context.Context, o Options, run string) (console strin
 	// The guest's processes are processes of the host, in the group of ours.
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 5 * time.Second
-	if err := cmd.Start(); err != nil {
+	start := cmd.Start
+	if k.smallState() {
+		start = func() error { return startWithoutXState(cmd) }
+	}
+	if err := start(); err != nil {
 		return "", err
 	}
 	stop := follow(filepath.Join(run, "output"), o.Stdout)

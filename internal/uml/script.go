@@ -27,6 +27,11 @@ func initScript(k *Kernel, o Options, run string) string {
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	line(`#!/bin/sh`)
 	line(`PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; HOME=/root; TERM=dumb; LC_ALL=C; export PATH HOME TERM LC_ALL`)
+	if k.smallState() {
+		for _, e := range noAVX {
+			line(`export %s`, quote(e))
+		}
+	}
 	line(`mount -t proc proc /proc`)
 	line(`mount -t sysfs sysfs /sys`)
 	// The kernel itself mounts devtmpfs over /dev (CONFIG_DEVTMPFS_MOUNT).

@@ -1,0 +1,84 @@
+package uml
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// On processors with AMX the extended register state has some 11 kB. Kernels
+// before Linux 7 have room for 2696 bytes of it, and ptrace(2) of the host takes
+// all of it or none: they die at their first process ("ptrace set fp regs
+// failed"). Where the host refuses the request for that state when they start,
+// they take to the older one, of the 512 bytes that hold the SSE registers. So
+// it is made to refuse.
+//
+// The guest's kernel then does not keep the upper halves of the AVX registers
+// apart for the threads of one process, and they must not use them: see noAVX.
+
+// noAVX is what keeps Go's and C's libraries from using AVX in the guest.
+var noAVX = []string{
+	"GODEBUG=cpu.avx=off,cpu.avx2=off,cpu.fma=off,cpu.avx512f=off,cpu.avx512cd=off,cpu.avx512bw=off,cpu.avx512dq=off,cpu.avx512vl=off",
+	"GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX,-AVX2,-FMA,-AVX512F,-AVX512CD,-AVX512BW,-AVX512DQ,-AVX512VL",
+}
+
+// smallState reports whether the kernel needs the older request on this host.
+func (k *Kernel) smallState() bool {
+	if k.Suite == "sid" {
+		return false // learns the size from the host
+	}
+	info, err := os.ReadFile("/proc/cpuinfo")
+	return err == nil && bytes.Contains(info, []byte(" amx_tile"))
+}
+
+// startWithoutXState starts a program that is refused PTRACE_GETREGSET and
+// PTRACE_SETREGSET of NT_X86_XSTATE. The program inherits the filter from a
+// thread that ends afterwards.
+func startWithoutXState(cmd *exec.Cmd) error {
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: the thread has the filter
+		err := refuseXState()
+		if err == nil {
+			err = cmd.Start()
+		}
+		result <- err
+	}()
+	return <-result
+}
+
+func refuseXState() error {
+	const (
+		getRegset, setRegset = 0x4204, 0x4205
+		xstate               = 0x202 // NT_X86_XSTATE
+		// Of struct seccomp_data; the lower halves of the arguments.
+		nr, arch, arg0, arg2 = 0, 4, 16, 32
+	)
+	load := func(offset uint32) unix.SockFilter {
+		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
+	}
+	jump := func(value uint32, yes, no uint8) unix.SockFilter {
+		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: yes, Jf: no, K: value}
+	}
+	ret := func(value uint32) unix.SockFilter {
+		return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: value}
+	}
+	program := []unix.SockFilter{
+		load(arch), jump(unix.AUDIT_ARCH_X86_64, 0, 8),
+		load(nr), jump(unix.SYS_PTRACE, 0, 6),
+		load(arg0), jump(getRegset, 1, 0), jump(setRegset, 0, 3),
+		load(arg2), jump(xstate, 0, 1),
+		ret(unix.SECCOMP_RET_ERRNO | uint32(unix.EINVAL)),
+		ret(unix.SECCOMP_RET_ALLOW),
+	}
+	prog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
+	_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&prog)))
+	if errno != 0 {
+		return os.NewSyscallError("seccomp", errno)
+	}
+	return nil
+}
