@@ -120,6 +120,7 @@ func Serve(ctx context.Context, source, target string, o Options, ready func(*Mo
 		return err
 	}
 	defer r.close()
+	r.requests = o.Requests
 	m.PID = os.Getpid()
 	return r.serve(ctx, o.Logger, func() error { ready(m); return nil })
 }

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 
 	"github.com/idmount/idmount/detect"
+	"github.com/idmount/idmount/fusefs"
 	"github.com/idmount/idmount/idmap"
 )
 
@@ -34,7 +35,18 @@ type Options struct {
 	Daemon string
 
 	Logger *slog.Logger // nil logs nothing
+
+	// NoPassthrough makes every read and write of a FUSE mount a request, as on
+	// kernels before 6.9. It exists to test and measure that.
+	NoPassthrough bool
+
+	// Requests counts what a FUSE mount is asked for, by opcode. Only Serve
+	// counts: with Mount the requests are another process's. nil counts nothing.
+	Requests *Requests
 }
+
+// Requests counts FUSE requests by opcode; the zero value is ready.
+type Requests = fusefs.Requests
 
 // Mounted is what a mount has become.
 type Mounted struct {

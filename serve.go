@@ -26,6 +26,9 @@ type request struct {
 	Target  string         `json:"target"`
 	Cloned  bool           `json:"cloned"` // source is a mount of our own
 	NoAttrs bool           `json:"no_attrs,omitempty"`
+	NoPass  bool           `json:"no_passthrough,omitempty"`
+
+	requests *Requests // where to count; not across processes
 
 	source *os.File // the tree to show
 	target *os.File // where to, O_PATH
@@ -44,6 +47,7 @@ func (p *plan) request() (*request, error) {
 		Mount:  p.mount,
 		Source: p.source,
 		Target: p.target,
+		NoPass: p.opts.NoPassthrough,
 	}
 	var err error
 	if r.target, err = os.OpenFile(p.target, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0); err != nil {
@@ -133,7 +137,13 @@ func (r *request) serve(ctx context.Context, logger *slog.Logger, ready func() e
 	if err := becomeServer(logger); err != nil {
 		return err
 	}
-	fs, err := fusefs.New(r.source, fusefs.Options{Map: r.Map, Relay: r.Relay, Logger: logger})
+	fs, err := fusefs.New(r.source, fusefs.Options{
+		Map:           r.Map,
+		Relay:         r.Relay,
+		Logger:        logger,
+		NoPassthrough: r.NoPass,
+		Requests:      r.requests,
+	})
 	if err != nil {
 		return err
 	}

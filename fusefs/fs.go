@@ -24,6 +24,8 @@ type Options struct {
 	// NoPassthrough makes every read and write a request, as on kernels before
 	// 6.9. It exists to test and measure that.
 	NoPassthrough bool
+
+	Requests *Requests // nil counts nothing
 }
 
 // FS is the file system. Its methods up to Wait are for its owner, the others
@@ -41,12 +43,14 @@ type FS struct {
 	devices devices
 	streams streams
 
+	requests *Requests // nil counts nothing
+
 	caps, permitted sys.CapSet
 	base            sys.Creds
 
 	conn       transport
 	kernel     kernelInit
-	depth      int    // stack depth for passthrough
+	depth      int // stack depth for passthrough
 	passOff    atomic.Bool
 	remoteData bool // close(2) can report errors of earlier writes
 }
@@ -70,6 +74,7 @@ func New(source *os.File, o Options) (*FS, error) {
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		own:           owners{m: o.Map, relay: o.Relay},
 		log:           o.Logger,
+		requests:      o.Requests,
 		source:        source,
 		devices:       devices{tags: make(map[uint64]uint16)},
 		caps:          effective,
@@ -176,7 +181,7 @@ func (f *FS) Start(dev *os.File) error {
 	// Opens have to reach the server: that is where it learns of O_APPEND and
 	// where passthrough begins.
 	opts.DisabledCapabilities |= fuse.CAP_NO_OPEN_SUPPORT
-	conn, kernel, err := newServerTransport(dev, f, opts)
+	conn, kernel, err := newServerTransport(dev, f.front(), opts)
 	if err != nil {
 		return fmt.Errorf("fuse: answer INIT for %s: %w", f.source.Name(), err)
 	}
