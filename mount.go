@@ -19,12 +19,14 @@ type plan struct {
 	opts           Options
 	mount          mntopt.Options
 	choice         detect.Choice
+	access         Access // of a FUSE server
 }
 
 func (p *plan) mounted() *Mounted {
 	return &Mounted{
 		Backend:  p.choice.Backend,
 		Reason:   p.choice.Reason,
+		Access:   p.access,
 		Source:   p.source,
 		Target:   p.target,
 		Warnings: p.opts.Map.Warnings(),
@@ -43,6 +45,10 @@ func newPlan(ctx context.Context, source, target string, o Options) (*plan, erro
 	if err != nil {
 		return nil, &UsageError{Op: "mount", Path: source, Err: err}
 	}
+	access, err := detect.ParseAccess(string(o.Access))
+	if err != nil {
+		return nil, &UsageError{Op: "mount", Path: source, Err: err}
+	}
 	options, err := mntopt.Parse(o.MountOptions)
 	if err != nil {
 		return nil, &UsageError{Op: "mount", Path: source, Err: err}
@@ -56,7 +62,7 @@ func newPlan(ctx context.Context, source, target string, o Options) (*plan, erro
 	} else if !caps.Has(unix.CAP_SYS_ADMIN) {
 		return nil, &sys.Error{Op: "mount", Path: source, Detail: "it takes CAP_SYS_ADMIN", Err: unix.EPERM}
 	}
-	report, err := detect.Probe(ctx, src, detect.Options{Map: &o.Map, Recursive: o.Recursive})
+	report, err := detect.Probe(ctx, src, detect.Options{Map: &o.Map, Recursive: o.Recursive, Access: access})
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +75,14 @@ func newPlan(ctx context.Context, source, target string, o Options) (*plan, erro
 			return nil, &UsageError{Op: "mount", Path: source, Err: err}
 		}
 	}
-	return &plan{source: src, target: dst, opts: o, mount: options, choice: choice}, nil
+	p := &plan{source: src, target: dst, opts: o, mount: options, choice: choice}
+	if choice.Backend != Native {
+		p.access = report.Access
+		if p.access == CallerAccess && access == AutoAccess {
+			p.choice.Reason += "; operations run as their callers: " + report.RootAccess.Reason
+		}
+	}
+	return p, nil
 }
 
 // Mount shows source at target through the map, and returns when the mount is

@@ -26,6 +26,11 @@ type Options struct {
 	Backend   Backend // "" is Auto
 	Recursive bool    // the submounts of the source too
 
+	// Access is with whose ids a FUSE server reaches the source: "" or
+	// AutoAccess for CallerAccess where the source refuses root, as NFS with
+	// root_squash does, and DaemonAccess elsewhere.
+	Access Access
+
 	// MountOptions is a list as mount(8) takes it: ro, nosuid, nodev, noexec,
 	// noatime and friends, nosymfollow, private, slave, shared, unbindable.
 	MountOptions string
@@ -45,13 +50,25 @@ type Options struct {
 	Requests *Requests
 }
 
+// Access is with whose ids a FUSE server reaches the source.
+type Access = detect.Access
+
+// The kinds of access. A native mount needs none of them: there the kernel acts
+// as the caller.
+const (
+	AutoAccess   = detect.AutoAccess
+	DaemonAccess = detect.DaemonAccess
+	CallerAccess = detect.CallerAccess
+)
+
 // Requests counts FUSE requests by opcode; the zero value is ready.
 type Requests = fusefs.Requests
 
 // Mounted is what a mount has become.
 type Mounted struct {
 	Backend  Backend  `json:"backend"`
-	Reason   string   `json:"reason"` // why this backend
+	Reason   string   `json:"reason"`           // why this backend
+	Access   Access   `json:"access,omitempty"` // of the FUSE server
 	Source   string   `json:"source"`
 	Target   string   `json:"target"`
 	PID      int      `json:"pid,omitempty"` // of the FUSE server; 0 for native

@@ -27,6 +27,7 @@ type request struct {
 	Cloned  bool           `json:"cloned"` // source is a mount of our own
 	NoAttrs bool           `json:"no_attrs,omitempty"`
 	NoPass  bool           `json:"no_passthrough,omitempty"`
+	Callers bool           `json:"callers,omitempty"` // CallerAccess
 
 	requests *Requests // where to count; not across processes
 
@@ -42,12 +43,13 @@ type request struct {
 // Linux 5.2, which has no open_tree, it works on the source itself.
 func (p *plan) request() (*request, error) {
 	r := &request{
-		Map:    p.opts.Map,
-		Relay:  p.choice.Backend == Relay,
-		Mount:  p.mount,
-		Source: p.source,
-		Target: p.target,
-		NoPass: p.opts.NoPassthrough,
+		Map:     p.opts.Map,
+		Relay:   p.choice.Backend == Relay,
+		Mount:   p.mount,
+		Source:  p.source,
+		Target:  p.target,
+		NoPass:  p.opts.NoPassthrough,
+		Callers: p.access == CallerAccess,
 	}
 	var err error
 	if r.target, err = os.OpenFile(p.target, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0); err != nil {
@@ -142,6 +144,7 @@ func (r *request) serve(ctx context.Context, logger *slog.Logger, ready func() e
 		Relay:         r.Relay,
 		Logger:        logger,
 		NoPassthrough: r.NoPass,
+		AsCallers:     r.Callers,
 		Requests:      r.requests,
 	})
 	if err != nil {

@@ -23,6 +23,7 @@ func all() *Report {
 		Passthrough: yes("works on ext4 with stack depth 1"), StackDepth: 1,
 		IOUring: no(nil, "switched off"), FileHandles: yes("ext4 opens by file handle"),
 		Capabilities: no(nil, "missing: CAP_LEASE"), MissingCapabilities: []string{"CAP_LEASE"},
+		RootAccess: yes("the source refuses root nothing (tried on /srv)"), Access: DaemonAccess,
 	}
 }
 
@@ -42,6 +43,9 @@ func TestChoose(t *testing.T) {
 		r.MountAPI = unknown(errno("mount_setattr", unix.EPERM), "the mount calls of the kernel could not be tried")
 		r.Fuse = unknown(errno("fsopen", unix.EPERM), "a FUSE mount could not be made")
 	}
+	squashed := func(r *Report) {
+		r.RootAccess, r.Access = no(errno("faccessat", unix.EACCES), "the source refuses root"), CallerAccess
+	}
 	standIn := func(r *Report) { r.TranslateMap = no(nil, "translate cannot do this map") }
 	type change = func(*Report)
 	for _, tt := range []struct {
@@ -59,6 +63,11 @@ func TestChoose(t *testing.T) {
 			"native: the kernel has no idmapped mounts for overlay (mount_setattr: invalid argument); relay: the kernel's FUSE cannot be idmapped (no ALLOW_IDMAP); translate: a FUSE mount works"},
 		{"long map", []change{longMap}, Auto, Translate,
 			"native: the map is too long for the kernel; relay: the map is too long for the kernel; translate: a FUSE mount works"},
+		{"callers", []change{overlay, squashed}, Auto, Translate,
+			"native: the kernel has no idmapped mounts for overlay (mount_setattr: invalid argument); relay: operations have to run as their callers, and with relay the kernel does not say who they are; translate: a FUSE mount works"},
+		{"callers, forced relay", []change{overlay, squashed}, Relay, "",
+			"backend relay for /srv: operations have to run as their callers, and with relay the kernel does not say who they are: not supported here"},
+		{"callers, native", []change{squashed}, Auto, Native, "native: the kernel idmaps ext4"},
 		{"native needs no FUSE", []change{noFuse}, Auto, Native, "native: the kernel idmaps ext4"},
 		{"nothing works", []change{overlay, noFuse}, Auto, "",
 			"no backend for /srv: native: the kernel has no idmapped mounts for overlay (mount_setattr: invalid argument); relay: there is no /dev/fuse (open: no such file or directory); translate: there is no /dev/fuse (open: no such file or directory): not supported here"},
@@ -149,6 +158,7 @@ passthrough     yes     works on ext4 with stack depth 1
 io_uring        no      switched off
 file handles    yes     ext4 opens by file handle
 capabilities    no      missing: CAP_LEASE
+root access     yes     the source refuses root nothing (tried on /srv)
 
 FUSE protocol 7.41: POSIX_ACL ALLOW_IDMAP bit60
 `

@@ -15,6 +15,7 @@ import (
 type Options struct {
 	Map       *idmap.Map // the map to be used; nil probes with a throwaway one
 	Recursive bool       // the submounts too
+	Access    Access     // "" is AutoAccess
 }
 
 // throwawayMap is as good as any for finding out whether a file system takes
@@ -48,6 +49,7 @@ func Probe(ctx context.Context, path string, o Options) (*Report, error) {
 		func() { r.probeIOUring() },
 		func() { r.probeFileHandles(src) },
 		func() { r.probeCapabilities() },
+		func() { r.probeRootAccess(src, o.Access) },
 	} {
 		if err := ctx.Err(); err != nil {
 			return nil, err

@@ -31,6 +31,12 @@ type Report struct {
 	FileHandles  Finding `json:"file_handles"`
 	Capabilities Finding `json:"capabilities"` // of this process, that a FUSE server needs
 
+	// RootAccess says whether the source lets root do all that root may do
+	// elsewhere, and Access how a FUSE server is to reach it, therefore or
+	// because it was asked for.
+	RootAccess Finding `json:"root_access"`
+	Access     Access  `json:"access"`
+
 	// StackDepth is the FUSE stack depth with which passthrough works on the
 	// source, 1 or 2; 0 if it does not.
 	StackDepth int `json:"stack_depth,omitempty"`
@@ -55,7 +61,7 @@ func (r *Report) Supports(b Backend) Finding {
 	case Native:
 		needs = []Finding{r.MountAPI, r.Map, r.UserNS, r.Idmap}
 	case Relay:
-		needs = []Finding{r.FuseDevice, r.Fuse, r.Map, r.UserNS, r.Relay}
+		needs = []Finding{r.FuseDevice, r.Fuse, r.Map, r.UserNS, r.Relay, r.relayAccess()}
 	case Translate:
 		needs = []Finding{r.TranslateMap, r.FuseDevice, r.Fuse}
 	default:
@@ -67,6 +73,9 @@ func (r *Report) Supports(b Backend) Finding {
 				return f
 			}
 		}
+	}
+	if b == Relay {
+		return r.Relay
 	}
 	return needs[len(needs)-1]
 }
@@ -114,6 +123,7 @@ func (r *Report) WriteText(w io.Writer) error {
 	row("io_uring", r.IOUring)
 	row("file handles", r.FileHandles)
 	row("capabilities", r.Capabilities)
+	row("root access", r.RootAccess)
 	if p := r.Protocol; p != nil {
 		print("\nFUSE protocol %d.%d: %s\n", p.Major, p.Minor, strings.Join(p.Flags, " "))
 	}

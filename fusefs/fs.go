@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"log/slog"
@@ -20,6 +21,12 @@ type Options struct {
 	Map    idmap.Map    // disk ids to view ids
 	Relay  bool         // the kernel idmaps the FUSE mount; Map is not used
 	Logger *slog.Logger // nil logs nothing
+
+	// AsCallers does each operation with the ids of its caller instead of the
+	// server's, for sources that judge by them and refuse root: NFS with
+	// root_squash. It takes the translation of this server, so not Relay, and
+	// goes without passthrough, which opens files as the server.
+	AsCallers bool
 
 	// NoPassthrough makes every read and write a request, as on kernels before
 	// 6.9. It exists to test and measure that.
@@ -45,6 +52,7 @@ type FS struct {
 
 	requests *Requests // nil counts nothing
 
+	asCallers       bool // see callers
 	caps, permitted sys.CapSet
 	base            sys.Creds
 
@@ -61,6 +69,9 @@ type FS struct {
 // The calling process needs umask 0, and uid 0 or equivalent capabilities
 // towards the source; those that the calling thread has are used.
 func New(source *os.File, o Options) (*FS, error) {
+	if o.Relay && o.AsCallers {
+		return nil, errors.New("fuse: with relay the kernel does not say who the callers are")
+	}
 	if !o.Relay {
 		if err := o.Map.CheckTranslate(); err != nil {
 			return nil, err
@@ -75,6 +86,7 @@ func New(source *os.File, o Options) (*FS, error) {
 		own:           owners{m: o.Map, relay: o.Relay},
 		log:           o.Logger,
 		requests:      o.Requests,
+		asCallers:     o.AsCallers,
 		source:        source,
 		devices:       devices{tags: make(map[uint64]uint16)},
 		caps:          effective,
@@ -86,7 +98,17 @@ func New(source *os.File, o Options) (*FS, error) {
 	}
 	f.streams.open = make(map[uint64]*stream)
 	f.fds.budget = descriptorBudget()
-	f.passOff.Store(o.NoPassthrough)
+	f.passOff.Store(o.NoPassthrough || o.AsCallers)
+	if o.AsCallers {
+		groups, err := os.Getgroups()
+		if err != nil {
+			return nil, err
+		}
+		f.base.Groups = make([]uint32, 0, len(groups))
+		for _, g := range groups {
+			f.base.Groups = append(f.base.Groups, uint32(g))
+		}
+	}
 
 	var st unix.Stat_t
 	if errno := sys.Stat(int(source.Fd()), &st); errno != 0 {
@@ -100,7 +122,11 @@ func New(source *os.File, o Options) (*FS, error) {
 		return nil, &sys.Error{Op: "statfs", Path: source.Name(), Err: err}
 	}
 	f.depth, f.remoteData = stacking(uint32(fs.Type))
-	if f.mounts, err = newMounts(source); err != nil {
+	err = f.asOwner(&st, func() (err error) {
+		f.mounts, err = newMounts(source)
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
 	fd, err := unix.FcntlInt(source.Fd(), unix.F_DUPFD_CLOEXEC, 0)

@@ -23,6 +23,9 @@ type mounts struct {
 func newMounts(source *os.File) (*mounts, error) {
 	m := &mounts{byID: make(map[int32]*mount)}
 	fd, errno := openDir(int(source.Fd()), ".")
+	if errno == unix.EACCES {
+		return m, nil // a source that refuses root to list it; each file is kept open then
+	}
 	if errno != 0 {
 		return nil, &sys.Error{Op: "open", Path: source.Name(), Err: errno}
 	}
@@ -49,26 +52,50 @@ func newMounts(source *os.File) (*mounts, error) {
 // When the mount is new, it is reached through fd, which is on it.
 func (m *mounts) get(id int32, fd int, dir bool) *mount {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if known, ok := m.byID[id]; ok {
+	known, ok := m.byID[id]
+	m.mu.Unlock()
+	if ok {
 		return known
 	}
 	// A mount on a file has one file, and it can be kept open.
 	if m.root == nil || !dir {
 		return nil
 	}
-	var found *mount
-	if opened, errno := openDir(fd, "."); errno == 0 {
-		file := os.NewFile(uintptr(opened), "")
-		if sys.SupportsHandles(file) == nil {
-			if keep, err := unix.FcntlInt(uintptr(opened), unix.F_DUPFD_CLOEXEC, 0); err == nil {
-				found = &mount{index: uint32(len(m.byID)), fd: keep}
-			}
+	// Without the lock: a server that does not answer would have everybody wait.
+	fresh := openMount(fd)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if known, ok := m.byID[id]; ok || m.byID == nil {
+		if fresh >= 0 {
+			unix.Close(fresh)
 		}
-		file.Close()
+		return known
+	}
+	var found *mount
+	if fresh >= 0 {
+		found = &mount{index: uint32(len(m.byID)), fd: fresh}
 	}
 	m.byID[id] = found
 	return found
+}
+
+// openMount opens the directory that fd is a descriptor of, if files of its file
+// system open by handle; else it returns -1.
+func openMount(fd int) int {
+	opened, errno := openDir(fd, ".")
+	if errno != 0 {
+		return -1
+	}
+	dir := os.NewFile(uintptr(opened), "")
+	defer dir.Close()
+	if sys.SupportsHandles(dir) != nil {
+		return -1
+	}
+	keep, err := unix.FcntlInt(uintptr(opened), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return -1
+	}
+	return keep
 }
 
 func (m *mounts) close() {

@@ -92,12 +92,16 @@ func (r *Requests) Counts() map[string]uint64 {
 
 func (r *Requests) add(op opcode) { r.count[op].Add(1) }
 
-// front is what the transport calls: the file system, or the counting before it.
+// front is what the transport calls: the file system, or what stands before it.
 func (f *FS) front() fuse.RawFileSystem {
-	if f.requests == nil {
-		return f
+	var front fuse.RawFileSystem = f
+	if f.asCallers {
+		front = &callers{RawFileSystem: front, f: f}
 	}
-	return &counting{RawFileSystem: f, n: f.requests}
+	if f.requests != nil {
+		front = &counting{RawFileSystem: front, n: f.requests}
+	}
+	return front
 }
 
 // counting is a file system that counts what it passes on.

@@ -23,6 +23,7 @@ func detectCommand() *cli.Command {
 		HideHelpCommand: true,
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "map", Aliases: []string{"m"}, Usage: "probe with this `MAP` entry; may be given again"},
+			&cli.StringFlag{Name: "access", Value: "auto", Usage: "probe for this `ACCESS`: auto, caller or daemon"},
 			&cli.BoolFlag{Name: "recursive", Aliases: []string{"r"}, Usage: "the submounts of PATH too"},
 			&cli.BoolFlag{Name: "json", Usage: "print the report as JSON"},
 		},
@@ -38,7 +39,11 @@ func detectCommand() *cli.Command {
 			if _, err := os.Stat(path); err != nil {
 				return &usageError{err}
 			}
-			o := detect.Options{Recursive: c.Bool("recursive")}
+			access, err := detect.ParseAccess(c.String("access"))
+			if err != nil {
+				return &usageError{err}
+			}
+			o := detect.Options{Recursive: c.Bool("recursive"), Access: access}
 			if maps := c.StringSlice("map"); len(maps) > 0 {
 				m, err := idmap.Parse(maps, idmount.SystemResolver())
 				if err != nil {

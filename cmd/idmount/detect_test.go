@@ -29,14 +29,14 @@ func TestDetectJSON(t *testing.T) {
 	if diff := cmp.Diff(dir, report["path"]); diff != "" {
 		t.Errorf("path (-want +got):\n%s", diff)
 	}
-	for _, key := range []string{"fstype", "kernel", "recursive"} {
+	for _, key := range []string{"fstype", "kernel", "recursive", "access"} {
 		if _, ok := report[key]; !ok {
 			t.Errorf("no key %q; there are %v", key, slices.Sorted(maps.Keys(report)))
 		}
 	}
 	for _, key := range []string{
 		"mount_api", "user_namespace", "map", "idmap", "fuse_device", "fuse", "relay",
-		"translate_map", "passthrough", "io_uring", "file_handles", "capabilities",
+		"translate_map", "passthrough", "io_uring", "file_handles", "capabilities", "root_access",
 	} {
 		finding, ok := report[key].(map[string]any)
 		if !ok {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -29,6 +30,7 @@ func mountCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "map", Aliases: []string{"m"}, Usage: "`MAP` entry, such as b:0:100000:65536; may be given again"},
 			&cli.StringFlag{Name: "backend", Value: "auto", Usage: "`BACKEND` auto, native, relay or translate"},
+			&cli.StringFlag{Name: "access", Value: "auto", Usage: "`WHO` a FUSE server is for the source: caller, daemon, or auto for caller where root is refused"},
 			&cli.StringFlag{Name: "options", Aliases: []string{"o"}, Usage: "mount `OPTIONS`, such as ro,nosuid,nodev,noexec,noatime,private"},
 			&cli.BoolFlag{Name: "recursive", Aliases: []string{"r"}, Usage: "the submounts of SOURCE too"},
 			&cli.BoolFlag{Name: "foreground", Aliases: []string{"f"}, Usage: "serve a FUSE mount in this process until it is unmounted"},
@@ -42,6 +44,7 @@ func mountCommand() *cli.Command {
 			r := mountRequest{
 				maps:       c.StringSlice("map"),
 				backend:    c.String("backend"),
+				access:     c.String("access"),
 				options:    c.String("options"),
 				recursive:  c.Bool("recursive"),
 				foreground: c.Bool("foreground"),
@@ -57,7 +60,7 @@ func mountCommand() *cli.Command {
 // mountRequest is a command line of mount, or of mount.idmount.
 type mountRequest struct {
 	maps                        []string
-	backend, options            string
+	backend, access, options    string
 	recursive, foreground, json bool
 	quiet                       bool
 	source, target              string
@@ -75,6 +78,14 @@ func (r *mountRequest) run(ctx context.Context, stdout, stderr io.Writer) error 
 	if err != nil {
 		return &usageError{err}
 	}
+	options, value := takeOption(r.options, "access")
+	if value == "" {
+		value = r.access
+	}
+	access, err := detect.ParseAccess(value)
+	if err != nil {
+		return &usageError{err}
+	}
 	program, err := os.Executable()
 	if err != nil {
 		return err
@@ -83,7 +94,8 @@ func (r *mountRequest) run(ctx context.Context, stdout, stderr io.Writer) error 
 		Map:          m,
 		Backend:      backend,
 		Recursive:    r.recursive,
-		MountOptions: r.options,
+		Access:       access,
+		MountOptions: options,
 		Daemon:       program,
 		Logger:       slog.New(slog.NewTextHandler(stderr, nil)),
 	}
@@ -100,6 +112,19 @@ func (r *mountRequest) run(ctx context.Context, stdout, stderr io.Writer) error 
 		return err
 	}
 	return r.print(mounted, stdout, stderr)
+}
+
+// takeOption takes the last name=value out of a list of mount options.
+func takeOption(list, name string) (rest, value string) {
+	var others []string
+	for _, o := range strings.Split(list, ",") {
+		if n, v, ok := strings.Cut(strings.TrimSpace(o), "="); ok && n == name {
+			value = v
+			continue
+		}
+		others = append(others, o)
+	}
+	return strings.Join(others, ","), value
 }
 
 func (r *mountRequest) print(m *idmount.Mounted, stdout, stderr io.Writer) error {

@@ -14,7 +14,8 @@ import (
 // process; these change the calling thread only.
 type Creds struct {
 	FsUID, FsGID uint32
-	Caps         CapSet // effective capabilities while the ids are in force
+	Groups       []uint32 // supplementary groups; nil leaves those of the thread
+	Caps         CapSet   // effective capabilities while the ids are in force
 }
 
 // CapSet is a set of capabilities, bit N for capability N of capabilities(7).
@@ -76,6 +77,32 @@ func (c Creds) Run(base Creds, permitted CapSet, fn func() unix.Errno) unix.Errn
 	return errno
 }
 
+// setgroups is setgroups(2) for the calling thread alone.
+func setgroups(groups []uint32) unix.Errno {
+	var p unsafe.Pointer
+	if len(groups) > 0 {
+		p = unsafe.Pointer(&groups[0])
+	}
+	_, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(p), 0)
+	return errno
+}
+
+// RunWithCaps calls fn with other effective capabilities and the ids that the
+// thread has, and gives it base back afterwards.
+func RunWithCaps(caps, base, permitted CapSet, fn func() unix.Errno) unix.Errno {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if errno := capset(caps, permitted); errno != 0 {
+		return errno
+	}
+	errno := fn()
+	if back := capset(base, permitted); back != 0 {
+		go panic(fmt.Sprintf("sys: restore the capabilities of a thread: %v", back))
+		select {}
+	}
+	return errno
+}
+
 func (c Creds) mustApply(permitted CapSet) {
 	if errno := c.apply(permitted); errno != 0 {
 		// On a goroutine of its own, where no caller can recover from it.
@@ -84,8 +111,13 @@ func (c Creds) mustApply(permitted CapSet) {
 	}
 }
 
-// apply changes the group first: after the user, the right to do so may be gone.
+// apply changes the groups first: after the user, the right to do so may be gone.
 func (c Creds) apply(permitted CapSet) unix.Errno {
+	if c.Groups != nil {
+		if errno := setgroups(c.Groups); errno != 0 {
+			return errno
+		}
+	}
 	unix.RawSyscall(unix.SYS_SETFSGID, uintptr(c.FsGID), 0, 0)
 	unix.RawSyscall(unix.SYS_SETFSUID, uintptr(c.FsUID), 0, 0)
 	// An invalid id changes nothing and returns the current one.
