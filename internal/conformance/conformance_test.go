@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/idmount/idmount/internal/testenv"
@@ -15,6 +16,7 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 // plan is what a run covers.
 type plan struct {
 	full              bool
+	whole             bool // no pattern leaves anything out
 	sources, backends []string
 	maps              []*Map
 }
@@ -35,14 +37,21 @@ func planFromEnv(t *testing.T) plan {
 	if list := os.Getenv("IDMOUNT_BACKENDS"); list != "" {
 		p.backends = strings.Split(list, ",")
 	}
+	if list := os.Getenv("IDMOUNT_MAPS"); list != "" {
+		p.maps = nil
+		for _, name := range strings.Split(list, ",") {
+			p.maps = append(p.maps, MapByName(name))
+		}
+	}
+	p.whole = flag.Lookup("test.run").Value.String() == ""
 	return p
 }
 
-func (p plan) scenarios() []*Scenario {
-	if p.full {
-		return Scenarios
-	}
-	return slices.DeleteFunc(slices.Clone(Scenarios), func(s *Scenario) bool { return s.Slow })
+// scenarios are those that a source can carry.
+func (p plan) scenarios(fstype string) []*Scenario {
+	return slices.DeleteFunc(slices.Clone(Scenarios), func(s *Scenario) bool {
+		return s.Slow && !p.full || !carries(fstype, s)
+	})
 }
 
 // callers are all in a full run. In a quick one every scenario has a fifth of
@@ -67,14 +76,20 @@ func TestConformance(t *testing.T) {
 	for _, fstype := range p.sources {
 		t.Run(fstype, func(t *testing.T) {
 			source := testenv.Source(t, fstype)
+			reference := sync.OnceValue(func() string { return testenv.Source(t, "ext4") })
 			for _, m := range p.maps {
 				t.Run(m.Name, func(t *testing.T) {
-					b := newBench(t, source, fstype, m)
+					b := newBench(t, source, fstype, m, reference)
 					for _, backend := range p.backends {
 						t.Run(backend, func(t *testing.T) {
-							mnt := MountBackend(t, source, m, backend)
-							for i, s := range p.scenarios() {
-								t.Run(s.Name, func(t *testing.T) { b.check(t, s, p.callers(i), backend, mnt, report) })
+							b.each(t, func(w *worker) { w.mount = MountBackend(t, source, m, backend) })
+							for i, s := range p.scenarios(fstype) {
+								t.Run(s.Name, func(t *testing.T) {
+									t.Parallel()
+									w := <-b.workers
+									defer func() { b.workers <- w }()
+									w.pinned(t, func() { b.check(t, w, s, p.callers(i), backend, report) })
+								})
 							}
 						})
 					}
@@ -86,10 +101,8 @@ func TestConformance(t *testing.T) {
 	if text := report.summary(); text != "" {
 		t.Logf("unexplained differences:\n%s", text)
 	}
-	// A part of the suite can't show everything.
-	whole := p.full && flag.Lookup("test.run").Value.String() == "" && os.Getenv("IDMOUNT_SOURCES") == ""
-	if whole && !t.Failed() {
-		for _, reason := range report.unused(p.backends) {
+	if p.full && p.whole && !t.Failed() {
+		for _, reason := range report.unused(p.backends, p.sources) {
 			t.Errorf("known difference not seen any more: %s", reason)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 )
 
 // A Case is where a difference was seen.
@@ -40,15 +41,17 @@ func (k *Known) matches(c Case, d Difference) bool {
 	return k.Equal == nil || k.Equal(d.Want, d.Got)
 }
 
-// possible reports whether one of the backends could show the difference.
-func (k *Known) possible(backends []string) bool {
-	return slices.ContainsFunc(backends, func(b string) bool {
-		return b != "native" && (k.re[2] == nil || k.re[2].MatchString(b))
-	})
+// possible reports whether one of the backends could show the difference on
+// one of the sources.
+func (k *Known) possible(backends, sources []string) bool {
+	backend := func(b string) bool { return b != "native" && (k.re[2] == nil || k.re[2].MatchString(b)) }
+	source := func(s string) bool { return k.re[3] == nil || k.re[3].MatchString(s) }
+	return slices.ContainsFunc(backends, backend) && slices.ContainsFunc(sources, source)
 }
 
 // A Report counts cases and differences.
 type Report struct {
+	mu      sync.Mutex
 	Cases   int
 	Known   []*Known
 	Unknown map[string]int // differences by group, backend and what
@@ -62,6 +65,15 @@ func NewReport(list []Known) *Report {
 		r.Known = append(r.Known, &k)
 	}
 	return r
+}
+
+// unexplained counts a case and returns those of its differences that are not
+// known.
+func (r *Report) unexplained(c Case, all []Difference) []Difference {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.Cases++
+	return slices.DeleteFunc(all, func(d Difference) bool { return r.explain(c, d) })
 }
 
 // explain reports whether a difference is known.
@@ -88,11 +100,11 @@ func shorten(s string) string {
 }
 
 // unused are the known differences that nothing has shown, of those that the
-// backends in question could have shown.
-func (r *Report) unused(backends []string) []string {
+// backends and sources in question could have shown.
+func (r *Report) unused(backends, sources []string) []string {
 	var out []string
 	for _, k := range r.Known {
-		if k.count == 0 && k.possible(backends) {
+		if k.count == 0 && k.possible(backends, sources) {
 			out = append(out, k.Reason)
 		}
 	}

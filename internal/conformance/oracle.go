@@ -14,24 +14,34 @@ import (
 // must not share a mistake.
 func MountOracle(t testing.TB, source string, m *Map) string {
 	t.Helper()
-	ns, err := sys.NewUserNamespace(text(m.UIDs), text(m.GIDs))
+	target, err := tryOracle(t, source, m)
 	if err != nil {
 		t.Fatal(err)
+	}
+	return target
+}
+
+// tryOracle is MountOracle with an error, EINVAL if the kernel can't.
+func tryOracle(t testing.TB, source string, m *Map) (string, error) {
+	t.Helper()
+	ns, err := sys.NewUserNamespace(text(m.UIDs), text(m.GIDs))
+	if err != nil {
+		return "", err
 	}
 	defer ns.Close()
 	tree, err := sys.OpenTree(source, unix.OPEN_TREE_CLONE)
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	defer tree.Close()
 	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns.Fd())}
 	if err := sys.MountSetattr(tree, "", 0, attr); err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	target := testenv.Dir(t)
 	if err := sys.MoveMount(tree, target); err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	t.Cleanup(func() { testenv.Unmount(t, target) })
-	return target
+	return target, nil
 }

@@ -3,7 +3,6 @@ package conformance
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"sort"
@@ -67,27 +66,61 @@ func ErrText(err error) string {
 // snapshot adds all that can be seen of the tree below dir: owners, modes,
 // link counts, xattrs, contents, targets of links. Inode numbers, times and
 // the sizes of directories differ between two runs anyway and are left out.
+//
+// It goes by descriptors, because every path that is walked costs a FUSE mount
+// a request for each of its parts.
 func (r *Result) snapshot(prefix, dir string) {
-	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		rel, _ := filepath.Rel(dir, path)
-		key := prefix + " " + fmt.Sprintf("%q", rel)
-		if err != nil {
-			r.add(key+" list", ErrText(err))
-			return nil
-		}
-		r.inode(key, path)
-		return nil
-	})
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		r.add(prefix+" walk", ErrText(err))
+		r.add(prefix+` "." stat`, ErrText(err))
+		return
+	}
+	defer unix.Close(fd)
+	r.tree(prefix, fd, ".")
+}
+
+// tree adds what fd, an O_PATH descriptor, refers to, and all below it.
+func (r *Result) tree(prefix string, fd int, rel string) {
+	key := fmt.Sprintf("%s %q", prefix, rel)
+	if !r.inode(key, fd) {
+		return
+	}
+	names, err := entries(fd)
+	if err != nil {
+		r.add(key+" list", ErrText(err))
+		return
+	}
+	for _, name := range names {
+		below := filepath.Join(rel, name)
+		child, err := unix.Openat(fd, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			r.add(fmt.Sprintf("%s %q stat", prefix, below), ErrText(err))
+			continue
+		}
+		r.tree(prefix, child, below)
+		unix.Close(child)
 	}
 }
 
-func (r *Result) inode(key, path string) {
+// entries lists a directory, sorted.
+func entries(dirfd int) ([]string, error) {
+	fd, err := unix.Openat(dirfd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), ".")
+	defer f.Close()
+	names, err := f.Readdirnames(-1)
+	sort.Strings(names)
+	return names, err
+}
+
+// inode adds one file and reports whether it is a directory.
+func (r *Result) inode(key string, fd int) bool {
 	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil {
+	if err := unix.Fstatat(fd, "", &st, unix.AT_EMPTY_PATH); err != nil {
 		r.add(key+" stat", ErrText(err))
-		return
+		return false
 	}
 	r.add(key+" mode", fmt.Sprintf("%#o", st.Mode))
 	r.add(key+" owner", fmt.Sprintf("%d:%d", st.Uid, st.Gid))
@@ -96,7 +129,7 @@ func (r *Result) inode(key, path string) {
 	case unix.S_IFREG:
 		r.add(key+" size", fmt.Sprint(st.Size))
 		if st.Size > 0 && st.Size <= 4096 {
-			data, err := os.ReadFile(path)
+			data, err := os.ReadFile(procFd(fd))
 			if err != nil {
 				r.add(key+" data", ErrText(err))
 			} else {
@@ -104,17 +137,26 @@ func (r *Result) inode(key, path string) {
 			}
 		}
 	case unix.S_IFLNK:
-		target, err := os.Readlink(path)
-		r.add(key+" target", target+" "+ErrText(err))
+		buf := make([]byte, 4096)
+		n, err := unix.Readlinkat(fd, "", buf)
+		r.add(key+" target", string(buf[:max(n, 0)])+" "+ErrText(err))
 	case unix.S_IFCHR, unix.S_IFBLK:
 		r.add(key+" rdev", fmt.Sprintf("%d:%d", unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev))))
 	}
-	r.xattrs(key, path)
+	r.xattrs(key, procFd(fd))
+	return st.Mode&unix.S_IFMT == unix.S_IFDIR
 }
 
+// procFd is a path to what a descriptor refers to, a link itself included.
+func procFd(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
+
 func (r *Result) xattrs(key, path string) {
-	buf := make([]byte, 65536)
-	n, err := unix.Llistxattr(path, buf)
+	buf := make([]byte, 512)
+	n, err := unix.Listxattr(path, buf)
+	if err == unix.ERANGE {
+		buf = make([]byte, 65536)
+		n, err = unix.Listxattr(path, buf)
+	}
 	if err != nil {
 		r.add(key+" xattrs", ErrText(err))
 		return
@@ -123,13 +165,19 @@ func (r *Result) xattrs(key, path string) {
 	sort.Strings(names)
 	r.add(key+" xattrs", strings.Join(names, " "))
 	for _, name := range names {
-		r.add(key+" xattr "+name, xattrText(path, name))
+		r.add(key+" xattr "+name, textOfXattr(path, name, unix.Getxattr))
 	}
 }
 
-func xattrText(path, name string) string {
-	buf := make([]byte, 65536)
-	n, err := unix.Lgetxattr(path, name, buf)
+func xattrText(path, name string) string { return textOfXattr(path, name, unix.Lgetxattr) }
+
+func textOfXattr(path, name string, get func(string, string, []byte) (int, error)) string {
+	buf := make([]byte, 512)
+	n, err := get(path, name, buf)
+	if err == unix.ERANGE {
+		buf = make([]byte, 65536)
+		n, err = get(path, name, buf)
+	}
 	if err != nil {
 		return ErrText(err)
 	}

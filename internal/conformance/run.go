@@ -1,42 +1,62 @@
 package conformance
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/idmount/idmount/internal/testenv"
 )
 
 func init() { testenv.Handle("conformance", runHandler) }
 
-// A bench is one source with one map: its mounts by backend, and an agent for
-// each caller.
+// A bench is one source with one map: the native mount that says what is
+// right, and the workers.
+//
+// Sources that the kernel can't idmap are held against a native mount of
+// another file system, and what these two do differently by themselves is
+// known by the name of the source.
 type bench struct {
-	source string
-	fstype string
-	m      *Map
-	agents map[string]*testenv.Agent
-	oracle map[string]Result // by scenario and caller
-	native string
-	cases  int
+	source  string // where cases of the backends lie
+	fstype  string
+	m       *Map
+	oracle  string // where those of the native mount lie
+	native  string
+	workers chan *worker
+
+	mu      sync.Mutex
+	results map[string]Result // of the native mount, by scenario and caller
+	byRoot  map[string]Result // what root sees, by mount, scenario and disk
 }
 
-func newBench(t testing.TB, source, fstype string, m *Map) *bench {
+// newBench makes the native mount of source or, if that has none, of the
+// directory that reference returns.
+func newBench(t testing.TB, source, fstype string, m *Map, reference func() string) *bench {
 	t.Helper()
-	b := &bench{source: source, fstype: fstype, m: m, agents: map[string]*testenv.Agent{}, oracle: map[string]Result{}}
-	for _, c := range Callers {
-		b.agents[c.Name] = testenv.StartAgent(t, c.Make(m))
+	b := &bench{source: source, fstype: fstype, m: m, oracle: source, results: map[string]Result{}, byRoot: map[string]Result{}}
+	native, err := tryOracle(t, source, m)
+	if errors.Is(err, unix.EINVAL) {
+		b.oracle = reference()
+		native, err = tryOracle(t, b.oracle, m)
 	}
-	b.native = MountOracle(t, source, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.native = native
+	b.workers = startWorkers(t, m)
 	return b
 }
 
-// run runs one case in a fresh directory through the mount at mnt.
-func (b *bench) run(s *Scenario, caller, mnt string) (Result, error) {
-	b.cases++
-	dir := caseDir(b.source, b.cases)
+// run runs one case in a fresh directory below root, which mnt shows.
+func (b *bench) run(w *worker, s *Scenario, caller, root, mnt string) (Result, error) {
+	w.cases++
+	dir := filepath.Join(root, fmt.Sprintf("case%d-%06d", w.cpu, w.cases))
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -49,48 +69,65 @@ func (b *bench) run(s *Scenario, caller, mnt string) (Result, error) {
 	}
 	seen := filepath.Join(mnt, filepath.Base(dir))
 	var r Result
-	if err := b.agents[caller].Call("conformance", caseRequest{s.Name, b.m.Name, caller, seen}, &r); err != nil {
+	if err := w.agents[caller].Call("conformance", caseRequest{s.Name, b.m.Name, caller, seen}, &r); err != nil {
 		return nil, err
 	}
-	r.snapshot("root sees", seen)
-	r.snapshot("disk", dir)
-	return r, nil
+	var disk Result
+	disk.snapshot("disk", dir)
+	return slices.Concat(r, b.rootSees(mnt+"\x00"+s.Name, disk, seen), disk), nil
+}
+
+// rootSees is what root sees of a case. Many callers leave the same on disk,
+// and what is the same there is looked at once.
+func (b *bench) rootSees(key string, disk Result, dir string) Result {
+	key = fmt.Sprint(key, disk)
+	b.mu.Lock()
+	r, ok := b.byRoot[key]
+	b.mu.Unlock()
+	if ok {
+		return r
+	}
+	r.snapshot("root sees", dir)
+	b.mu.Lock()
+	b.byRoot[key] = r
+	b.mu.Unlock()
+	return r
 }
 
 // expected is the result on the native mount.
-func (b *bench) expected(s *Scenario, caller string) (Result, error) {
+func (b *bench) expected(w *worker, s *Scenario, caller string) (Result, error) {
 	key := s.Name + "\x00" + caller
-	if r, ok := b.oracle[key]; ok {
+	b.mu.Lock()
+	r, ok := b.results[key]
+	b.mu.Unlock()
+	if ok {
 		return r, nil
 	}
-	r, err := b.run(s, caller, b.native)
+	r, err := b.run(w, s, caller, b.oracle, b.native)
 	if err == nil {
-		b.oracle[key] = r
+		b.mu.Lock()
+		b.results[key] = r
+		b.mu.Unlock()
 	}
 	return r, err
 }
 
-// check runs a scenario by the callers and reports what differs from the
-// native mount and is not known.
-func (b *bench) check(t *testing.T, s *Scenario, callers []CallerClass, backend, mnt string, report *Report) {
+// check runs a scenario by the callers on a worker's mount and reports what
+// differs from the native mount and is not known.
+func (b *bench) check(t *testing.T, w *worker, s *Scenario, callers []CallerClass, backend string, report *Report) {
 	for _, c := range callers {
-		want, err := b.expected(s, c.Name)
+		want, err := b.expected(w, s, c.Name)
 		if err != nil {
 			t.Errorf("caller %s: native: %v", c.Name, err)
 			continue
 		}
-		got, err := b.run(s, c.Name, mnt)
+		got, err := b.run(w, s, c.Name, b.source, w.mount)
 		if err != nil {
 			t.Errorf("caller %s: %s: %v", c.Name, backend, err)
 			continue
 		}
-		report.Cases++
 		shown := 0
-		for _, d := range compare(want, got) {
-			at := Case{Scenario: s.Name, Caller: c.Name, Backend: backend, Source: b.fstype, Map: b.m.Name}
-			if report.explain(at, d) {
-				continue
-			}
+		for _, d := range report.unexplained(Case{s.Name, c.Name, backend, b.fstype, b.m.Name}, compare(want, got)) {
 			if shown++; shown <= 5 {
 				t.Errorf("caller %s: %s: native %s, %s %s", c.Name, d.Key, d.Want, backend, d.Got)
 			}

@@ -3,7 +3,6 @@ package conformance
 import (
 	"encoding/json"
 	"fmt"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -137,5 +136,3 @@ var Scenarios = func() []*Scenario {
 	}
 	return all
 }()
-
-func caseDir(root string, n int) string { return filepath.Join(root, fmt.Sprintf("case%06d", n)) }
