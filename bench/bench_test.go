@@ -1,7 +1,3 @@
-// Package bench measures what an ID-mapped mount costs: the same operations on
-// a plain directory and on each backend's mount of it. Compare with benchstat:
-//
-//	go test -bench . -count 10 ./bench | benchstat -col /on -
 package bench
 
 import (
@@ -19,6 +15,12 @@ import (
 )
 
 func TestMain(m *testing.M) { testenv.Main(m) }
+
+// The Go benchmarks below are for comparing two versions of the code:
+//
+//	go test -run '^$' -bench . -count 10 ./bench | tee new.txt
+//	benchstat old.txt new.txt
+//	benchstat -col /on new.txt
 
 // each runs a benchmark on the plain source and on every backend that works
 // here, on ext4. The map keeps 0, so that root may create files.

@@ -60,10 +60,10 @@ func app(stdout, stderr io.Writer) *cli.App {
 		// Without this the library ends the process itself.
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   onUsageError,
-		Commands:       []*cli.Command{mountCommand(), umountCommand(), detectCommand(), daemonCommand(), versionCommand()},
+		Commands:       []*cli.Command{mountCommand(), umountCommand(), detectCommand(), daemonCommand(), benchCommand(), benchServerCommand(), versionCommand()},
 		Action: func(c *cli.Context) error {
 			if c.NArg() > 0 {
-				return usagef("unknown command %q; the commands are mount, umount, detect and version", c.Args().First())
+				return usagef("unknown command %q; the commands are mount, umount, detect, bench and version", c.Args().First())
 			}
 			cli.ShowAppHelp(c)
 			return nil
