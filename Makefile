@@ -3,7 +3,9 @@
 #   make build     bin/idmount, static
 #   make test      every test; needs root, because the tests mount file systems
 #   make demo      the walk-through: one home directory seen by another user; needs root
-#   make bench     the benchmarks
+#   make bench     mounts beside those of bindfs and fuse-overlayfs, and what is to be
+#                  reached; in BENCHDIR (a directory for scratch files, .bench)
+#   make bench-go  Go benchmarks, whose output benchstat compares
 #   make fuzz      every fuzzer for FUZZTIME (10s)
 #   make lint      gofmt, go vet, staticcheck
 #   make install   PREFIX (/usr/local), DESTDIR, HELPERDIR (/sbin)
@@ -21,6 +23,7 @@ DESTDIR ?=
 FUZZTIME ?= 10s
 TESTFLAGS ?=
 BENCHFLAGS ?= -benchtime 1s -count 5
+BENCHDIR ?= .bench
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
@@ -30,7 +33,7 @@ export GOFLAGS += -buildvcs=false
 
 MANPAGES := $(wildcard docs/man/*.8)
 
-.PHONY: all build test demo bench fuzz lint fmt-check vet install clean help
+.PHONY: all build test demo bench bench-go fuzz lint fmt-check vet install clean help
 
 all: build
 
@@ -53,8 +56,15 @@ demo: build
 	@./hack/setup.sh demo
 	@./hack/demo.sh bin/idmount
 
-bench:
+bench: build
 	@./hack/need-root.sh 'make bench'
+	@./hack/setup.sh bench
+	@mkdir -p $(BENCHDIR)
+	bin/idmount bench --full --json $(BENCHDIR)/report.json --html $(BENCHDIR)/report.html $(BENCHDIR)
+	$(GO) run ./bench/report $(BENCHDIR)/report.json
+
+bench-go:
+	@./hack/need-root.sh 'make bench-go'
 	@./hack/setup.sh bench
 	$(GO) test -run '^$$' -bench . -benchmem -p 1 -timeout 120m $(BENCHFLAGS) ./...
 

@@ -64,7 +64,7 @@ func fill(ctx context.Context, path string, size int) error {
 	defer f.Close()
 	data := make([]byte, 1<<20)
 	for i := range data {
-		data[i] = byte(i * 7)
+		data[i] = byte(i*7 + 1) // no page begins with 0
 	}
 	for at := 0; at < size && ctx.Err() == nil; at += len(data) {
 		if _, err := f.Write(data[:min(len(data), size-at)]); err != nil {

@@ -94,7 +94,7 @@ func memory(ctx context.Context, e *env, s System, m *meter) (err error) {
 		}
 	}
 	dropped := after
-	for deadline := time.Now().Add(20 * time.Second); ctx.Err() == nil && time.Now().Before(deadline); time.Sleep(500 * time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); ctx.Err() == nil && time.Now().Before(deadline); time.Sleep(500 * time.Millisecond) {
 		now, err := inspect(mount.pid)
 		if err != nil {
 			return err
