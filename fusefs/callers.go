@@ -25,7 +25,8 @@ import (
 //
 // What has no caller, or goes by an open file, stays as it is: READ, WRITE,
 // FLUSH, FSYNC and READDIR, for which the source takes the credentials that the
-// file was opened with; RELEASE and FORGET, for which the kernel names nobody.
+// file was opened with; SETLK, which sees to it where it opens a file, as one
+// that waits may not occupy a thread; RELEASE and FORGET, for which the kernel names nobody.
 type callers struct {
 	fuse.RawFileSystem
 	f *FS
@@ -200,16 +201,4 @@ func (c *callers) CopyFileRange(x cancel, in *fuse.CopyFileRangeIn) (n uint32, s
 
 func (c *callers) Ioctl(x cancel, in *fuse.IoctlIn, inbuf []byte, out *fuse.IoctlOut, outbuf []byte) fuse.Status {
 	return c.as(&in.InHeader, func() fuse.Status { return c.RawFileSystem.Ioctl(x, in, inbuf, out, outbuf) })
-}
-
-func (c *callers) GetLk(x cancel, in *fuse.LkIn, out *fuse.LkOut) fuse.Status {
-	return c.as(&in.InHeader, func() fuse.Status { return c.RawFileSystem.GetLk(x, in, out) })
-}
-
-func (c *callers) SetLk(x cancel, in *fuse.LkIn) fuse.Status {
-	return c.as(&in.InHeader, func() fuse.Status { return c.RawFileSystem.SetLk(x, in) })
-}
-
-func (c *callers) SetLkw(x cancel, in *fuse.LkIn) fuse.Status {
-	return c.as(&in.InHeader, func() fuse.Status { return c.RawFileSystem.SetLkw(x, in) })
 }

@@ -44,6 +44,7 @@
 //
 // # Locks
 //
-// In this order, never the other way: node.open, table.mu, fdCache.mu. No system
-// call that can block on the source is made under table.mu or fdCache.mu.
+// In this order, never the other way: node.open, fileLocks.sys, lockBooks.mu,
+// table.mu, fdCache.mu. No system call that can block on the source is made under
+// the last three.
 package fusefs

@@ -54,7 +54,7 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 // opened answers with an open file, through passthrough where that works.
 func (f *FS) opened(n *node, fd int, out *fuse.OpenOut) {
 	out.Fh = uint64(fd)
-	if !f.remoteData {
+	if !f.remoteData && !f.flushes(n, out.Fh) {
 		out.OpenFlags |= fuse.FOPEN_NOFLUSH
 	}
 	n.open.mu.Lock()
@@ -98,12 +98,16 @@ func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 			n.open.backing = 0
 		}
 		n.open.mu.Unlock()
+		f.releaseLocks(n, in.Fh)
 	}
 	unix.Close(int(in.Fh))
 }
 
 // Flush implements fuse.RawFileSystem: what close(2) would report.
 func (f *FS) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
+	if n := f.nodes.get(in.NodeId); n != nil {
+		f.flushLocks(n, in.LockOwner)
+	}
 	fd, err := unix.FcntlInt(uintptr(in.Fh), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return fuse.Status(sys.Errno(err))

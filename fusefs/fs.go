@@ -49,6 +49,7 @@ type FS struct {
 	mounts  *mounts
 	devices devices
 	streams streams
+	locks   lockBooks
 
 	requests *Requests // nil counts nothing
 
@@ -186,6 +187,7 @@ func (f *FS) Start(dev *os.File) error {
 	opts := &fuse.MountOptions{
 		AllowOther:         true,
 		EnableAcl:          true,
+		EnableLocks:        true,
 		MaxWrite:           1 << 20,
 		MaxBackground:      64,
 		MaxStackDepth:      f.depth,
@@ -233,6 +235,7 @@ func (f *FS) Wait() {
 }
 
 func (f *FS) close() {
+	f.locks.close()
 	f.mounts.close()
 	f.fds.mu.Lock()
 	defer f.fds.mu.Unlock()

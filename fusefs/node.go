@@ -30,7 +30,8 @@ type node struct {
 	parent *node  // where to find it again if there is no handle
 	name   string // there
 
-	open openState
+	open  openState
+	locks atomic.Pointer[fileLocks] // nil if nobody has ever locked it
 }
 
 func (n *node) isDir() bool     { return n.typ == unix.S_IFDIR }

@@ -20,8 +20,10 @@ type Known struct {
 	Key, Want, Got                    string
 	// Equal, if not nil, has to find the two values the same.
 	Equal func(want, got string) bool
-	count int
-	re    [7]*regexp.Regexp
+	// Because, if not nil, has to find the cause in the rest of the case.
+	Because func(want, got Result, d Difference) bool
+	count   int
+	re      [7]*regexp.Regexp
 }
 
 func (k *Known) compile() {
@@ -32,13 +34,16 @@ func (k *Known) compile() {
 	}
 }
 
-func (k *Known) matches(c Case, d Difference) bool {
+func (k *Known) matches(c Case, want, got Result, d Difference) bool {
 	for i, text := range []string{c.Scenario, c.Caller, c.Backend, c.Source, d.Key, d.Want, d.Got} {
 		if k.re[i] != nil && !k.re[i].MatchString(text) {
 			return false
 		}
 	}
-	return k.Equal == nil || k.Equal(d.Want, d.Got)
+	if k.Equal != nil && !k.Equal(d.Want, d.Got) {
+		return false
+	}
+	return k.Because == nil || k.Because(want, got, d)
 }
 
 // possible reports whether one of the backends could show the difference on
@@ -69,17 +74,17 @@ func NewReport(list []Known) *Report {
 
 // unexplained counts a case and returns those of its differences that are not
 // known.
-func (r *Report) unexplained(c Case, all []Difference) []Difference {
+func (r *Report) unexplained(c Case, want, got Result) []Difference {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.Cases++
-	return slices.DeleteFunc(all, func(d Difference) bool { return r.explain(c, d) })
+	return slices.DeleteFunc(compare(want, got), func(d Difference) bool { return r.explain(c, want, got, d) })
 }
 
 // explain reports whether a difference is known.
-func (r *Report) explain(c Case, d Difference) bool {
+func (r *Report) explain(c Case, want, got Result, d Difference) bool {
 	for _, k := range r.Known {
-		if k.matches(c, d) {
+		if k.matches(c, want, got, d) {
 			k.count++
 			return true
 		}

@@ -21,6 +21,16 @@ type Result []Fact
 
 func (r *Result) add(key, value string) { *r = append(*r, Fact{key, value}) }
 
+// value is what a fact says, "(absent)" if there is none.
+func (r Result) value(key string) string {
+	for _, f := range r {
+		if f.Key == key {
+			return f.Value
+		}
+	}
+	return absent
+}
+
 // A Difference is a Fact that two results disagree on; a side that lacks it
 // has the value "(absent)".
 type Difference struct{ Key, Want, Got string }

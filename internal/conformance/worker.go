@@ -17,7 +17,6 @@ type worker struct {
 	cpu    int
 	agents map[string]*testenv.Agent
 	mount  string // by the backend in question
-	cases  int
 }
 
 // maxWorkers bounds the agents: each worker has a dozen.

@@ -1,0 +1,205 @@
+package fusefs
+
+import (
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/sys"
+)
+
+const offsetMax = 1<<63 - 1 // OFFSET_MAX of the kernel: to the end of the file, wherever it is
+
+// span is a locked range, both ends included, of unix.F_RDLCK or F_WRLCK.
+type span struct {
+	start, end uint64
+	typ        uint32
+}
+
+func (s span) flockT() unix.Flock_t {
+	lock := unix.Flock_t{Type: int16(s.typ), Start: int64(s.start)}
+	if s.end < offsetMax {
+		lock.Len = int64(s.end - s.start + 1)
+	}
+	return lock
+}
+
+func spanOf(lock *unix.Flock_t) span {
+	s := span{start: uint64(lock.Start), end: offsetMax, typ: uint32(lock.Type)}
+	if lock.Len > 0 {
+		s.end = s.start + uint64(lock.Len) - 1
+	}
+	return s
+}
+
+func (s span) overlaps(o span) bool { return s.start <= o.end && o.start <= s.end }
+
+func (s span) conflicts(o span) bool {
+	return s.overlaps(o) && (s.typ == unix.F_WRLCK || o.typ == unix.F_WRLCK)
+}
+
+// lockOwner has record locks on one file.
+type lockOwner struct {
+	process
+	fd          int // open file of the source with the locks
+	read, write bool
+	handles     map[uint64]struct{} // through which it has locked
+	spans       []span              // do not overlap
+	watched     bool                // no FLUSH says when it closes the file
+}
+
+// set notes a lock that has been taken, or given up.
+func (o *lockOwner) set(s span) {
+	var out []span
+	for _, have := range o.spans {
+		if !have.overlaps(s) {
+			out = append(out, have)
+			continue
+		}
+		if have.start < s.start {
+			out = append(out, span{have.start, s.start - 1, have.typ})
+		}
+		if have.end > s.end {
+			out = append(out, span{s.end + 1, have.end, have.typ})
+		}
+	}
+	if s.typ != unix.F_UNLCK {
+		out = append(out, s)
+	}
+	o.spans = out
+}
+
+func (o *lockOwner) overlaps(s span) bool { return slices.ContainsFunc(o.spans, s.overlaps) }
+
+// blockers are the other owners of the mount that are in the way.
+func (l *fileLocks) blockers(r *lockRequest) []uint64 {
+	var out []uint64
+	for id, o := range l.owners {
+		if id != r.owner && slices.ContainsFunc(o.spans, r.span.conflicts) {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// flockers are the processes whose flock locks are in the way.
+func (l *fileLocks) flockers(r *lockRequest) []process {
+	var out []process
+	for fh, h := range l.flocks {
+		if fh != r.fh && (h.typ == unix.F_WRLCK || r.typ == unix.F_WRLCK) {
+			out = append(out, h.process)
+		}
+	}
+	return out
+}
+
+func (f *FS) wait(l *fileLocks, r lockRequest) *lockWaiter {
+	w := &lockWaiter{file: l, req: r, wake: make(chan struct{}, 1)}
+	f.locks.mu.Lock()
+	defer f.locks.mu.Unlock()
+	l.waiters[w] = struct{}{}
+	return w
+}
+
+func (f *FS) stopWaiting(w *lockWaiter) {
+	f.locks.mu.Lock()
+	defer f.locks.mu.Unlock()
+	delete(w.file.waiters, w)
+	if f.locks.waiting[w.req.owner] == w {
+		delete(f.locks.waiting, w.req.owner)
+	}
+}
+
+// wakeAll has all waiters of a file try again. lockBooks.mu is held.
+func (f *FS) wakeAll(l *fileLocks) {
+	for w := range l.waiters {
+		select {
+		case w.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// blocked reports whether locks of the mount are in a waiter's way, which wake
+// it when they go, and how long to wait at most if not. EDEADLK means that it
+// would wait for somebody who waits for it.
+func (f *FS) blocked(w *lockWaiter, r *lockRequest) (ours bool, most time.Duration, errno unix.Errno) {
+	l := w.file
+	f.locks.mu.Lock()
+	defer f.locks.mu.Unlock()
+	most = lockPollMost + time.Duration(len(l.waiters))*lockPollEach
+	if r.flock {
+		return len(l.flockers(r)) > 0, most, 0
+	}
+	if f.locks.waiting == nil {
+		f.locks.waiting = make(map[uint64]*lockWaiter)
+	}
+	f.locks.waiting[r.owner] = w
+	blockers := l.blockers(r)
+	if f.locks.waitsFor(l, blockers, r.owner, map[uint64]bool{}) {
+		return true, most, unix.EDEADLK
+	}
+	return len(blockers) > 0, most, 0
+}
+
+// waitsFor reports whether one of the owners waits, over however many others,
+// for a lock of owner. As natively, that is for POSIX locks: an open file can be
+// shared by processes, one of which may unlock what another waits for.
+func (b *lockBooks) waitsFor(l *fileLocks, among []uint64, owner uint64, seen map[uint64]bool) bool {
+	for _, id := range among {
+		o := l.owners[id]
+		if seen[id] || o == nil || !o.posix {
+			continue
+		}
+		if id == owner {
+			return true
+		}
+		seen[id] = true
+		if w := b.waiting[id]; w != nil && b.waitsFor(w.file, w.file.blockers(&w.req), owner, seen) {
+			return true
+		}
+	}
+	return false
+}
+
+// know and forget keep the list of files with locks. mu is held.
+func (b *lockBooks) know(l *fileLocks) {
+	if b.files == nil {
+		b.files = make(map[*fileLocks]struct{})
+	}
+	b.files[l] = struct{}{}
+}
+
+func (b *lockBooks) forget(l *fileLocks) {
+	if len(l.owners) == 0 && len(l.flocks) == 0 {
+		delete(b.files, l)
+	}
+}
+
+// close gives all locks up: the mount is gone, maybe by force.
+func (b *lockBooks) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	for l := range b.files {
+		for _, o := range l.owners {
+			unix.Close(o.fd)
+		}
+		clear(l.owners)
+	}
+	clear(b.files)
+}
+
+func fcntlLock(fd, cmd int, lock *unix.Flock_t) unix.Errno {
+	for {
+		err := unix.FcntlFlock(uintptr(fd), cmd, lock)
+		if err == unix.EINTR {
+			continue
+		}
+		if err == unix.EACCES { // POSIX allows either
+			return unix.EAGAIN
+		}
+		return sys.Errno(err)
+	}
+}
