@@ -38,18 +38,12 @@ const nobody = uint32(idmap.OverflowID)
 
 // onDisk are the ids with which the source sees a caller.
 func (c *callers) onDisk(who *fuse.Caller) sys.Creds {
-	creds := sys.Creds{FsUID: nobody, FsGID: nobody, Groups: []uint32{}, Caps: c.f.caps}
+	creds := sys.Creds{FsUID: nobody, FsGID: nobody, Groups: c.f.own.diskGroups(who.Pid), Caps: c.f.caps}
 	if uid, ok := c.f.own.diskUID(who.Uid); ok {
 		creds.FsUID = uid
 	}
 	if gid, ok := c.f.own.diskGID(who.Gid); ok {
 		creds.FsGID = gid
-	}
-	groups, _ := statusOf(who.Pid)
-	for _, g := range groups {
-		if disk, ok := c.f.own.diskGID(g); ok {
-			creds.Groups = append(creds.Groups, disk)
-		}
 	}
 	return creds
 }

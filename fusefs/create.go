@@ -30,6 +30,9 @@ func (f *FS) creator(h *fuse.InHeader, dirfd int, mode, umask uint32) (creator, 
 		creds: sys.Creds{FsUID: uid, FsGID: gid, Caps: f.caps},
 		mode:  mode,
 	}
+	if f.remoteData && !f.asCallers {
+		c.creds.Groups = f.own.diskGroups(h.Pid) // its server knows no capability of ours
+	}
 	// The umask counts only where no default ACL takes its place. This process
 	// has umask 0, so the source applies none itself.
 	if mode&umask&0777 != 0 {

@@ -19,7 +19,7 @@ import (
 // Options say how a source is shown.
 type Options struct {
 	Map    idmap.Map    // disk ids to view ids
-	Relay  bool         // the kernel idmaps the FUSE mount; Map is not used
+	Relay  bool         // the kernel idmaps the FUSE mount by Map
 	Logger *slog.Logger // nil logs nothing
 
 	// AsCallers does each operation with the ids of its caller instead of the
@@ -100,16 +100,6 @@ func New(source *os.File, o Options) (*FS, error) {
 	f.streams.open = make(map[uint64]*stream)
 	f.fds.budget = descriptorBudget()
 	f.passOff.Store(o.NoPassthrough || o.AsCallers)
-	if o.AsCallers {
-		groups, err := os.Getgroups()
-		if err != nil {
-			return nil, err
-		}
-		f.base.Groups = make([]uint32, 0, len(groups))
-		for _, g := range groups {
-			f.base.Groups = append(f.base.Groups, uint32(g))
-		}
-	}
 
 	var st unix.Stat_t
 	if errno := sys.Stat(int(source.Fd()), &st); errno != 0 {
@@ -123,6 +113,16 @@ func New(source *os.File, o Options) (*FS, error) {
 		return nil, &sys.Error{Op: "statfs", Path: source.Name(), Err: err}
 	}
 	f.depth, f.remoteData = stacking(uint32(fs.Type))
+	if o.AsCallers || f.remoteData {
+		groups, err := os.Getgroups()
+		if err != nil {
+			return nil, err
+		}
+		f.base.Groups = make([]uint32, 0, len(groups))
+		for _, g := range groups {
+			f.base.Groups = append(f.base.Groups, uint32(g))
+		}
+	}
 	err = f.asOwner(&st, func() (err error) {
 		f.mounts, err = newMounts(source)
 		return err
@@ -182,8 +182,17 @@ func stacking(magic uint32) (depth int, remote bool) {
 // been answered; the mount then is usable. dev stays the caller's and may be
 // closed.
 //
-// With Relay, a kernel without ALLOW_IDMAP is an error.
+// With Relay, a kernel without ALLOW_IDMAP is an error. After an error the file
+// system is closed.
 func (f *FS) Start(dev *os.File) error {
+	err := f.start(dev)
+	if err != nil {
+		f.close()
+	}
+	return err
+}
+
+func (f *FS) start(dev *os.File) error {
 	opts := &fuse.MountOptions{
 		AllowOther:         true,
 		EnableAcl:          true,

@@ -53,6 +53,19 @@ func (o *owners) diskGID(wire uint32) (uint32, bool) {
 	return uint32(v), ok
 }
 
+// diskGroups are the supplementary groups of a process, never nil. The map has
+// to say what they are on disk with relay too: no request carries them.
+func (o *owners) diskGroups(pid uint32) []uint32 {
+	groups, _ := statusOf(pid)
+	disk := make([]uint32, 0, len(groups))
+	for _, view := range groups {
+		if g, ok := o.m.DiskGID(idmap.ViewGID(view)); ok {
+			disk = append(disk, uint32(g))
+		}
+	}
+	return disk
+}
+
 // unmapped reports whether a caller may own nothing on disk. With relay the
 // kernel has checked where it matters, and sends -1 where it does not.
 func (o *owners) unmapped(caller fuse.Owner) bool {

@@ -92,6 +92,11 @@ func hostSuite(osRelease string) (string, error) {
 	return values["VERSION_CODENAME"], nil
 }
 
+// Libraries is the LD_LIBRARY_PATH that the programs below Root need.
+func (n *NFS) Libraries() string {
+	return path.Join(n.Root, "usr/lib/x86_64-linux-gnu") + ":" + path.Join(n.Root, "lib/x86_64-linux-gnu")
+}
+
 // With returns o with an NFS server and its mounts set up before the command
 // runs. The command fails with exit code 99, and says why, where the server
 // does not come up.
