@@ -228,8 +228,8 @@ func (r *run) trySystems(ctx context.Context) error {
 	return nil
 }
 
-// workload prepares one, mounts, runs all rounds and unmounts.
-func (r *run) workload(ctx context.Context, w *workload, progress Progress) (err error) {
+// workload prepares one and runs all its rounds.
+func (r *run) workload(ctx context.Context, w *workload, progress Progress) error {
 	r.show(progress)
 	results := make(map[string]*rowReport)
 	var order []*rowReport
@@ -265,28 +265,9 @@ func (r *run) workload(ctx context.Context, w *workload, progress Progress) (err
 		return fmt.Errorf("prepare %s: %w", w.name, err)
 	}
 
-	mounts := make(map[string]*mounted)
-	defer func() {
-		for _, m := range mounts {
-			err = errors.Join(err, m.end())
-		}
-	}()
 	fail := func(s System, err error) {
 		for _, rr := range order {
 			rr.failed[s.Name] = err.Error()
-		}
-	}
-	if w.alone == nil {
-		for _, s := range systems {
-			m, err := r.env.mount(ctx, s, mountOptions{})
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if err != nil {
-				fail(s, err)
-				continue
-			}
-			mounts[s.Name] = m
 		}
 	}
 	rounds := r.opts.Rounds
@@ -302,7 +283,7 @@ func (r *run) workload(ctx context.Context, w *workload, progress Progress) (err
 			}
 			progress.Round, progress.System = round+1, s.Name
 			r.show(progress)
-			samples, err := r.once(ctx, w, s, mounts[s.Name])
+			samples, err := r.once(ctx, w, s)
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -324,12 +305,20 @@ func (r *run) workload(ctx context.Context, w *workload, progress Progress) (err
 	return nil
 }
 
-func (r *run) once(ctx context.Context, w *workload, s System, mount *mounted) (map[string]sample, error) {
+// once runs a workload on a system, on a mount of its own. No other system is
+// mounted meanwhile: its server might hear of what happens in the source, and
+// work on it.
+func (r *run) once(ctx context.Context, w *workload, s System) (_ map[string]sample, err error) {
 	m := &meter{rows: w.rows, now: time.Now, samples: make(map[string]sample)}
 	if w.alone != nil {
 		err := w.alone(ctx, r.env, s, m)
 		return m.samples, errors.Join(err, m.err)
 	}
+	mount, err := r.env.mount(ctx, s, mountOptions{})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, mount.end()) }()
 	m.counts = mount.counts
 	p := &place{
 		env:    r.env,
@@ -337,7 +326,7 @@ func (r *run) once(ctx context.Context, w *workload, s System, mount *mounted) (
 		shared: filepath.Join(mount.root, "shared"),
 		own:    filepath.Join(mount.root, "own", s.Name),
 	}
-	err := w.run(ctx, p, m)
+	err = w.run(ctx, p, m)
 	return m.samples, errors.Join(err, m.err)
 }
 
