@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,44 +16,15 @@ import (
 
 	"github.com/idmount/idmount/idmap"
 	"github.com/idmount/idmount/internal/sys"
+	"github.com/idmount/idmount/internal/testenv"
 )
-
-// privateMounts puts the test's thread into a mount namespace of its own and
-// returns an empty directory. No subtests below it: they run on other threads.
-func privateMounts(t *testing.T) string {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-	runtime.LockOSThread() // never unlocked: the namespace dies with the thread
-	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
-		t.Fatal("unshare:", err)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		t.Fatal("make / private:", err)
-	}
-	dir := t.TempDir()
-	mount(t, "tmpfs", dir, "mode=0755")
-	return dir
-}
-
-func mount(t *testing.T, fstype, path, data string) {
-	t.Helper()
-	if err := os.MkdirAll(path, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("test", path, fstype, 0, data); err != nil {
-		t.Fatalf("mount %s at %s: %v", fstype, path, err)
-	}
-	t.Cleanup(func() { _ = unix.Unmount(path, unix.MNT_DETACH) })
-}
 
 // mountImage mounts a fresh image of a disk file system.
 func mountImage(t *testing.T, fstype, path string) {
 	t.Helper()
 	mkfs, err := exec.LookPath("mkfs." + fstype)
 	if err != nil {
-		t.Skip(err)
+		testenv.Skip(t, testenv.NeedProgram, err.Error())
 	}
 	image := path + ".img"
 	if err := os.MkdirAll(path, 0o755); err != nil {
@@ -97,7 +67,7 @@ func probe(t *testing.T, path string, o Options) *Report {
 func needIdmappedTmpfs(t *testing.T, dir string) {
 	t.Helper()
 	if r := probe(t, dir, Options{}); r.Idmap.Verdict == No {
-		t.Skip("no idmapped tmpfs: ", r.Idmap.Reason)
+		testenv.Skip(t, testenv.NeedKernel, "no idmapped tmpfs: "+r.Idmap.Reason)
 	}
 }
 
@@ -105,18 +75,18 @@ func needIdmappedTmpfs(t *testing.T, dir string) {
 // kernel lacks altogether (mount_setattr, ALLOW_IDMAP, passthrough) is taken
 // from its own answers; tmpfs can be idmapped since 6.3.
 func TestProbeFileSystems(t *testing.T) {
-	dir := privateMounts(t)
+	dir := testenv.PrivateMounts(t)
 	at := func(name string) string { return filepath.Join(dir, name) }
 	mountImage(t, "ext4", at("ext4"))
 	mountImage(t, "ext2", at("ext2"))
-	mount(t, "tmpfs", at("tmpfs"), "")
-	mount(t, "ramfs", at("ramfs"), "")
+	testenv.Mount(t, "tmpfs", at("tmpfs"), "")
+	testenv.Mount(t, "ramfs", at("ramfs"), "")
 	for _, d := range []string{"lower", "upper", "work"} {
 		if err := os.Mkdir(filepath.Join(at("tmpfs"), d), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	mount(t, "overlay", at("overlay"), fmt.Sprintf("lowerdir=%[1]s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work", at("tmpfs")))
+	testenv.Mount(t, "overlay", at("overlay"), fmt.Sprintf("lowerdir=%[1]s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work", at("tmpfs")))
 
 	for _, tt := range []struct {
 		fstype  string
@@ -165,12 +135,12 @@ func TestProbeFileSystems(t *testing.T) {
 }
 
 func TestProbeRecursive(t *testing.T) {
-	dir := privateMounts(t)
+	dir := testenv.PrivateMounts(t)
 	needIdmappedTmpfs(t, dir)
 	src := filepath.Join(dir, "src")
-	mount(t, "tmpfs", src, "")
-	mount(t, "tmpfs", filepath.Join(src, "good"), "")
-	mount(t, "ramfs", filepath.Join(src, "good/bad"), "")
+	testenv.Mount(t, "tmpfs", src, "")
+	testenv.Mount(t, "tmpfs", filepath.Join(src, "good"), "")
+	testenv.Mount(t, "ramfs", filepath.Join(src, "good/bad"), "")
 
 	if r := probe(t, src, Options{}); r.Idmap.Verdict != Yes || r.Mounts != nil {
 		t.Errorf("not recursive: %+v, %+v", r.Idmap, r.Mounts)
@@ -190,7 +160,7 @@ func TestProbeRecursive(t *testing.T) {
 }
 
 func TestProbeIdmappedSource(t *testing.T) {
-	dir := privateMounts(t)
+	dir := testenv.PrivateMounts(t)
 	needIdmappedTmpfs(t, dir)
 	ns, err := sys.NewUserNamespace(throwawayMap, throwawayMap)
 	if err != nil {
@@ -225,7 +195,7 @@ func TestProbeIdmappedSource(t *testing.T) {
 }
 
 func TestProbeMaps(t *testing.T) {
-	dir := privateMounts(t)
+	dir := testenv.PrivateMounts(t)
 	needIdmappedTmpfs(t, dir)
 	few := []idmap.Extent{{Disk: 0, View: 100000, Count: 65536}}
 	var many []idmap.Extent
@@ -263,7 +233,7 @@ func TestProbeMaps(t *testing.T) {
 }
 
 func TestProbeFile(t *testing.T) {
-	dir := privateMounts(t)
+	dir := testenv.PrivateMounts(t)
 	needIdmappedTmpfs(t, dir)
 	file := filepath.Join(dir, "file")
 	touch(t, file)
@@ -288,7 +258,7 @@ func TestProbeErrors(t *testing.T) {
 
 // What kernels before 5.2 get; the calls exist on all.
 func TestProbeFuseClassic(t *testing.T) {
-	privateMounts(t)
+	testenv.PrivateMounts(t)
 	before := mountTable(t)
 	var r Report
 	r.probeFuseClassic(context.Background(), unix.ENOSYS)
@@ -322,7 +292,7 @@ func TestProbeUnprivileged(t *testing.T) {
 		return
 	}
 	if os.Geteuid() != 0 {
-		t.Skip("needs root")
+		testenv.Skip(t, testenv.NeedRoot, "needs root")
 	}
 	exe := filepath.Join(t.TempDir(), "detect.test")
 	data, err := os.ReadFile("/proc/self/exe")

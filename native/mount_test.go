@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -14,30 +13,17 @@ import (
 	"github.com/idmount/idmount/idmap"
 	"github.com/idmount/idmount/internal/mntopt"
 	"github.com/idmount/idmount/internal/mounts"
+	"github.com/idmount/idmount/internal/testenv"
 )
 
-// privateMounts puts the test's thread into a mount namespace of its own and
-// mounts a tmpfs there. No subtests below it: they run on other threads.
-func privateMounts(t *testing.T) string {
+// idmapMounts is testenv.PrivateMounts on a kernel that idmaps tmpfs.
+func idmapMounts(t *testing.T) string {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-	runtime.LockOSThread() // never unlocked: the namespace dies with the thread
-	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
-		t.Fatal("unshare:", err)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		t.Fatal("make / private:", err)
-	}
-	dir := t.TempDir()
-	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
-	mount(t, "tmpfs", dir, "")
-
+	dir := testenv.PrivateMounts(t)
 	one, two := mkdir(t, dir, "try/one"), mkdir(t, dir, "try/two")
 	err := Mount(one, two, Options{Map: mapOf(t, 100000)})
 	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) {
-		t.Skip("no idmapped tmpfs: ", err) // before 6.3
+		testenv.Skip(t, testenv.NeedKernel, "no idmapped tmpfs: "+err.Error()) // before 6.3
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -46,14 +32,6 @@ func privateMounts(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return dir
-}
-
-func mount(t *testing.T, fstype, path, data string) {
-	t.Helper()
-	mkdir(t, path)
-	if err := unix.Mount("test", path, fstype, 0, data); err != nil {
-		t.Fatalf("mount %s at %s: %v", fstype, path, err)
-	}
 }
 
 func mkdir(t *testing.T, elem ...string) string {
@@ -96,7 +74,7 @@ func mountTable(t *testing.T) []string {
 }
 
 func TestMount(t *testing.T) {
-	dir := privateMounts(t)
+	dir := idmapMounts(t)
 	src, dst := mkdir(t, dir, "src"), mkdir(t, dir, "dst")
 	if err := os.WriteFile(filepath.Join(src, "file"), []byte("x"), 0o644); err != nil {
 		t.Fatal(err)
@@ -137,7 +115,7 @@ func TestMount(t *testing.T) {
 }
 
 func TestMountUIDsOnly(t *testing.T) {
-	dir := privateMounts(t)
+	dir := idmapMounts(t)
 	src, dst := mkdir(t, dir, "src"), mkdir(t, dir, "dst")
 	m, err := idmap.New([]idmap.Extent{{Disk: 0, View: 100000, Count: 1}}, nil)
 	if err != nil {
@@ -150,9 +128,9 @@ func TestMountUIDsOnly(t *testing.T) {
 }
 
 func TestMountRecursive(t *testing.T) {
-	dir := privateMounts(t)
+	dir := idmapMounts(t)
 	src, dst := mkdir(t, dir, "src"), mkdir(t, dir, "dst")
-	mount(t, "tmpfs", filepath.Join(src, "sub"), "mode=0755")
+	testenv.Mount(t, "tmpfs", filepath.Join(src, "sub"), "mode=0755")
 	if err := Mount(src, dst, Options{Map: mapOf(t, 100000), Recursive: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -160,14 +138,14 @@ func TestMountRecursive(t *testing.T) {
 }
 
 func TestMountRemapsIdmappedSource(t *testing.T) {
-	dir := privateMounts(t)
+	dir := idmapMounts(t)
 	src, one, two := mkdir(t, dir, "src"), mkdir(t, dir, "one"), mkdir(t, dir, "two")
 	if err := Mount(src, one, Options{Map: mapOf(t, 100000)}); err != nil {
 		t.Fatal(err)
 	}
 	err := Mount(one, two, Options{Map: mapOf(t, 200000)})
 	if errors.Is(err, ErrIdmapped) {
-		t.Skip("no open_tree_attr: ", err)
+		testenv.Skip(t, testenv.NeedKernel, "no open_tree_attr: "+err.Error())
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -177,14 +155,14 @@ func TestMountRemapsIdmappedSource(t *testing.T) {
 }
 
 func TestMountErrors(t *testing.T) {
-	dir := privateMounts(t)
+	dir := idmapMounts(t)
 	src, dst, file := mkdir(t, dir, "src"), mkdir(t, dir, "dst"), filepath.Join(dir, "file")
 	if err := os.WriteFile(file, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	mount(t, "ramfs", filepath.Join(dir, "ram"), "")
-	mount(t, "tmpfs", filepath.Join(src, "good"), "")
-	mount(t, "overlay", filepath.Join(src, "good/over"), "lowerdir=/usr/bin:/usr/lib")
+	testenv.Mount(t, "ramfs", filepath.Join(dir, "ram"), "")
+	testenv.Mount(t, "tmpfs", filepath.Join(src, "good"), "")
+	testenv.Mount(t, "overlay", filepath.Join(src, "good/over"), "lowerdir=/usr/bin:/usr/lib")
 
 	opts := Options{Map: mapOf(t, 100000)}
 	rec := Options{Map: mapOf(t, 100000), Recursive: true}

@@ -4,33 +4,13 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
-)
 
-// privateMounts runs the rest of the test on a thread with its own mount
-// namespace, with a fresh tmpfs at the returned directory. The thread dies
-// with the test and the mounts with it.
-func privateMounts(t *testing.T) string {
-	t.Helper()
-	needRoot(t)
-	runtime.LockOSThread() // never unlocked
-	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
-		t.Fatal("unshare:", err)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		t.Fatal("make / private:", err)
-	}
-	dir := t.TempDir()
-	if err := unix.Mount("test", dir, "tmpfs", 0, "mode=0755"); err != nil {
-		t.Fatal("mount tmpfs:", err)
-	}
-	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
-	return dir
-}
+	"github.com/idmount/idmount/internal/testenv"
+)
 
 func mkdir(t *testing.T, elem ...string) string {
 	t.Helper()
@@ -55,7 +35,7 @@ func idmapAttr(t *testing.T, uids, gids string) *unix.MountAttr {
 func skipWithoutTmpfs(t *testing.T, err error) {
 	t.Helper()
 	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) {
-		t.Skip("no idmapped tmpfs: ", err)
+		testenv.Skip(t, testenv.NeedKernel, "no idmapped tmpfs: "+err.Error())
 	}
 }
 
@@ -69,7 +49,7 @@ func owner(t *testing.T, path string) [2]uint32 {
 }
 
 func TestIdmappedMount(t *testing.T) {
-	dir := privateMounts(t)
+	dir := testenv.PrivateMounts(t)
 	const line = "0 100000 65536\n"
 	for _, tt := range []struct {
 		name, uids, gids string
@@ -107,7 +87,7 @@ func TestIdmappedMount(t *testing.T) {
 }
 
 func TestOpenTreeAttrRemaps(t *testing.T) {
-	dir := privateMounts(t)
+	dir := testenv.PrivateMounts(t)
 	src, one, two := mkdir(t, dir, "src"), mkdir(t, dir, "one"), mkdir(t, dir, "two")
 	mnt, err := OpenTree(src, unix.OPEN_TREE_CLONE)
 	if err != nil {
@@ -136,7 +116,7 @@ func TestOpenTreeAttrRemaps(t *testing.T) {
 
 	mnt, err = OpenTreeAttr(nil, one, unix.OPEN_TREE_CLONE, attr)
 	if errors.Is(err, unix.ENOSYS) {
-		t.Skip("no open_tree_attr: ", err)
+		testenv.Skip(t, testenv.NeedKernel, "no open_tree_attr: "+err.Error())
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -151,7 +131,7 @@ func TestOpenTreeAttrRemaps(t *testing.T) {
 }
 
 func TestMountAPIErrors(t *testing.T) {
-	dir := privateMounts(t)
+	dir := testenv.PrivateMounts(t)
 	none := filepath.Join(dir, "none")
 	_, err := OpenTree(none, unix.OPEN_TREE_CLONE|unix.AT_RECURSIVE)
 	wantError(t, err, "open_tree "+none+" (flags clone|recursive): no such file or directory")
@@ -183,7 +163,7 @@ func wantError(t *testing.T, err error, want string) {
 }
 
 func TestFuseMount(t *testing.T) {
-	dir := privateMounts(t)
+	dir := testenv.PrivateMounts(t)
 	dst := mkdir(t, dir, "dst")
 	dev, tree, err := FuseMount(FuseMountOptions{
 		Source: "/the/source", Subtype: "idmount", AllowOther: true, DefaultPermissions: true,
@@ -206,7 +186,7 @@ func TestFuseMount(t *testing.T) {
 }
 
 func TestFuseMountAt(t *testing.T) {
-	dir := privateMounts(t)
+	dir := testenv.PrivateMounts(t)
 	dst := mkdir(t, dir, "dst")
 	dev, err := FuseMountAt(FuseMountOptions{
 		Source: "/the/source", Subtype: "idmount", AllowOther: true,
@@ -225,7 +205,7 @@ func TestFuseMountAt(t *testing.T) {
 }
 
 func TestFuseMountErrorHasKernelLog(t *testing.T) {
-	privateMounts(t)
+	testenv.PrivateMounts(t)
 	_, _, err := FuseMount(FuseMountOptions{Source: "/the/source", Subtype: "with.dot", MaxRead: 1 << 40})
 	if err == nil || !strings.HasPrefix(err.Error(), "fsconfig /the/source (fuse.with.dot, max_read=1099511627776, kernel log: ") {
 		t.Errorf("got %v", err)

@@ -9,17 +9,12 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/testenv"
 )
 
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-}
-
 func TestNewUserNamespace(t *testing.T) {
-	needRoot(t)
+	testenv.RequireRoot(t)
 	const line = "0 100000 65536\n"
 	for _, tt := range []struct{ name, uids, gids string }{
 		{"both", line, line},
@@ -48,7 +43,7 @@ func TestNewUserNamespace(t *testing.T) {
 }
 
 func TestNewUserNamespaceErrors(t *testing.T) {
-	needRoot(t)
+	testenv.RequireRoot(t)
 	for _, tt := range []struct {
 		name, uids, gids, want string
 	}{
@@ -58,7 +53,7 @@ func TestNewUserNamespaceErrors(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if os.Getpagesize() != 4096 {
-				t.Skip("the texts are for pages of 4096 bytes")
+				testenv.Skip(t, testenv.NeedKernel, "the texts are for pages of 4096 bytes")
 			}
 			ns, err := NewUserNamespace(tt.uids, tt.gids)
 			if err == nil {
@@ -75,7 +70,7 @@ func TestNewUserNamespaceErrors(t *testing.T) {
 // The child is a fork of a process whose other threads allocate, collect and
 // get preempted: none of it may disturb the child or the parent's signals.
 func TestNewUserNamespaceInBusyProcess(t *testing.T) {
-	needRoot(t)
+	testenv.RequireRoot(t)
 	stop := make(chan struct{})
 	var busy sync.WaitGroup
 	for range 3 {
@@ -110,7 +105,7 @@ func TestNewUserNamespaceInBusyProcess(t *testing.T) {
 }
 
 func BenchmarkNewUserNamespace(b *testing.B) {
-	needRoot(b)
+	testenv.RequireRoot(b)
 	for b.Loop() {
 		ns, err := NewUserNamespace("0 100000 65536\n", "0 100000 65536\n")
 		if err != nil {
