@@ -23,7 +23,7 @@ type plan struct {
 }
 
 func (p *plan) mounted() *Mounted {
-	return &Mounted{
+	m := &Mounted{
 		Backend:  p.choice.Backend,
 		Reason:   p.choice.Reason,
 		Access:   p.access,
@@ -31,6 +31,10 @@ func (p *plan) mounted() *Mounted {
 		Target:   p.target,
 		Warnings: p.opts.Map.Warnings(),
 	}
+	if p.choice.Backend != Native {
+		m.Cache = p.opts.Cache.String()
+	}
+	return m
 }
 
 // newPlan checks a request and chooses its backend. Nothing is mounted yet.
@@ -78,6 +82,10 @@ func newPlan(ctx context.Context, source, target string, o Options) (*plan, erro
 	p := &plan{source: src, target: dst, opts: o, mount: options, choice: choice}
 	if choice.Backend != Native {
 		p.access = report.Access
+		if p.access == CallerAccess && o.Cache.Mode == CacheExclusive {
+			// The kernel writes back when it likes, for nobody.
+			return nil, &UsageError{Op: "mount", Path: source, Err: errors.New("cache exclusive does not go with access caller: data written back has no caller")}
+		}
 		if p.access == CallerAccess && access == AutoAccess {
 			p.choice.Reason += "; operations run as their callers: " + report.RootAccess.Reason
 		}

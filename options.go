@@ -31,6 +31,10 @@ type Options struct {
 	// root_squash does, and DaemonAccess elsewhere.
 	Access Access
 
+	// Cache is what the kernel may keep of the source on a FUSE mount; the zero
+	// value is CacheCoherent. A native mount needs none of it.
+	Cache Cache
+
 	// MountOptions is a list as mount(8) takes it: ro, nosuid, nodev, noexec,
 	// noatime and friends, nosymfollow, private, slave, shared, unbindable.
 	MountOptions string
@@ -61,6 +65,20 @@ const (
 	CallerAccess = detect.CallerAccess
 )
 
+// Cache says what the kernel may keep of the source; see there.
+type Cache = fusefs.Cache
+
+// The modes of a Cache.
+const (
+	CacheCoherent  = fusefs.CacheCoherent
+	CacheTTL       = fusefs.CacheTTL
+	CacheNone      = fusefs.CacheNone
+	CacheExclusive = fusefs.CacheExclusive
+)
+
+// ParseCache reads coherent, ttl=DURATION, none or exclusive.
+func ParseCache(s string) (Cache, error) { return fusefs.ParseCache(s) }
+
 // Requests counts FUSE requests by opcode; the zero value is ready.
 type Requests = fusefs.Requests
 
@@ -69,6 +87,7 @@ type Mounted struct {
 	Backend  Backend  `json:"backend"`
 	Reason   string   `json:"reason"`           // why this backend
 	Access   Access   `json:"access,omitempty"` // of the FUSE server
+	Cache    string   `json:"cache,omitempty"`  // of a FUSE mount
 	Source   string   `json:"source"`
 	Target   string   `json:"target"`
 	PID      int      `json:"pid,omitempty"` // of the FUSE server; 0 for native

@@ -21,6 +21,7 @@ import (
 type request struct {
 	Map     idmap.Map      `json:"map"`
 	Relay   bool           `json:"relay"`
+	Cache   fusefs.Cache   `json:"cache"`
 	Mount   mntopt.Options `json:"mount"`
 	Source  string         `json:"source"` // for messages and mount tables
 	Target  string         `json:"target"`
@@ -142,6 +143,7 @@ func (r *request) serve(ctx context.Context, logger *slog.Logger, ready func() e
 	fs, err := fusefs.New(r.source, fusefs.Options{
 		Map:           r.Map,
 		Relay:         r.Relay,
+		Cache:         r.Cache,
 		Logger:        logger,
 		NoPassthrough: r.NoPass,
 		AsCallers:     r.Callers,
@@ -297,7 +299,8 @@ func becomeServer(logger *slog.Logger) error {
 	} {
 		keep |= 1 << c
 	}
-	err := sys.KeepProcessCaps(keep)
+	// CAP_FSETID would keep S_ISUID on a file whose data somebody changes.
+	err := sys.KeepProcessCaps(keep, 1<<unix.CAP_FSETID)
 	if errors.Is(err, unix.ENOTSUP) {
 		// Threads of C's making are out of Go's reach.
 		logger.Warn("a program with cgo keeps the capabilities that the server does not need")

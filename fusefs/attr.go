@@ -13,24 +13,19 @@ func (f *FS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) f
 	if n == nil {
 		return fuse.Status(unix.ESTALE)
 	}
-	var st unix.Stat_t
-	if in.Flags()&fuse.FUSE_GETATTR_FH != 0 && n.isRegular() {
-		// Also right when the file's last name is gone.
-		if errno := sys.Errno(unix.Fstat(int(in.Fh()), &st)); errno != 0 {
-			return fuse.Status(errno)
-		}
-		f.own.attr(&st, n.tag, &out.Attr)
-		return fuse.OK
-	}
-	u := f.path(n)
+	// By the open file it is also right when the last name is gone.
+	u := f.file(n, in.Fh(), in.Flags()&fuse.FUSE_GETATTR_FH != 0)
 	if u.errno != 0 {
 		return fuse.Status(u.errno)
 	}
 	defer u.done()
+	began := f.watch.begin(n.key)
+	var st unix.Stat_t
 	if errno := sys.Stat(u.fd, &st); errno != 0 {
 		return fuse.Status(errno)
 	}
 	f.own.attr(&st, n.tag, &out.Attr)
+	out.SetTimeout(f.attrValidity(n, st.Mode, began))
 	return fuse.OK
 }
 
@@ -52,16 +47,27 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 	if n == nil {
 		return fuse.Status(unix.ESTALE)
 	}
-	var fd int
-	if in.Valid&fuse.FATTR_FH != 0 && n.isRegular() {
-		fd = int(in.Fh)
-	} else {
-		u := f.path(n)
-		if u.errno != 0 {
-			return fuse.Status(u.errno)
+	u := f.file(n, in.Fh, in.Valid&fuse.FATTR_FH != 0)
+	if u.errno != 0 {
+		return fuse.Status(u.errno)
+	}
+	defer u.done()
+	fd := u.fd
+	defer f.watch.disturb(n)
+	chown := uid != invalidID || gid != invalidID
+	if chown || in.Valid == 0 {
+		var st unix.Stat_t
+		if errno := sys.Stat(fd, &st); errno != 0 {
+			return fuse.Status(errno)
 		}
-		defer u.done()
-		fd = u.fd
+		may := f.mayChown(in.Pid, &st)
+		if chown && !may && f.kernel.flags&capKillprivV2 != 0 {
+			return fuse.Status(unix.EPERM)
+		}
+		// Nothing to set is chown(-1, -1), or a change of data that the kernel
+		// announces, and that clears the bits itself. The former does so only
+		// for owners.
+		chown = chown || may
 	}
 	if size, ok := in.GetSize(); ok {
 		if errno := f.truncate(n, in, int64(size)); errno != 0 {
@@ -70,13 +76,22 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 	}
 	// The mode after the owners: a change of owners clears S_ISUID and S_ISGID
 	// of files, and the mode that the kernel sends along is what it wants then.
-	if uid != invalidID || gid != invalidID {
-		if errno := sys.Chown(fd, uid, gid); errno != 0 {
+	if chown {
+		errno := f.alter(in.Pid, fd, askOfChown, func() unix.Errno { return sys.Chown(fd, uid, gid) })
+		if errno != 0 {
 			return fuse.Status(errno)
 		}
 	}
 	if mode, ok := in.GetMode(); ok && n.typ != unix.S_IFLNK {
-		if errno := sys.Chmod(fd, mode&07777); errno != 0 {
+		// The kernel has cleared S_ISGID where the caller may not set it.
+		change := func() unix.Errno { return sys.Chmod(fd, mode&07777) }
+		var errno unix.Errno
+		if mode&unix.S_ISGID != 0 {
+			errno = f.withSetID(true, change)
+		} else {
+			errno = change()
+		}
+		if errno != 0 {
 			return fuse.Status(errno)
 		}
 	}
@@ -98,26 +113,29 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 			return fuse.Status(errno)
 		}
 	}
+	began := f.watch.begin(n.key)
 	var st unix.Stat_t
 	if errno := sys.Stat(fd, &st); errno != 0 {
 		return fuse.Status(errno)
 	}
 	f.own.attr(&st, n.tag, &out.Attr)
+	out.SetTimeout(f.attrValidity(n, st.Mode, began))
 	return fuse.OK
 }
 
 // truncate works by the caller's open file where there is one: opening again
 // could be refused, as for a program that runs.
 func (f *FS) truncate(n *node, in *fuse.SetAttrIn, size int64) unix.Errno {
-	if in.Valid&fuse.FATTR_FH != 0 {
-		return sys.Errno(unix.Ftruncate(int(in.Fh), size))
+	v := kernelVerdict(in.Valid&fuse.FATTR_KILL_SUIDGID != 0)
+	if in.Valid&fuse.FATTR_FH != 0 && f.cache.Mode != CacheExclusive {
+		return f.alter(in.Pid, int(in.Fh), v, func() unix.Errno { return sys.Errno(unix.Ftruncate(int(in.Fh), size)) })
 	}
 	fd, errno := f.reopen(n, unix.O_WRONLY|unix.O_NONBLOCK)
 	if errno != 0 {
 		return errno
 	}
 	defer unix.Close(fd)
-	return sys.Errno(unix.Ftruncate(fd, size))
+	return f.alter(in.Pid, fd, v, func() unix.Errno { return sys.Errno(unix.Ftruncate(fd, size)) })
 }
 
 // StatFs implements fuse.RawFileSystem.
@@ -151,18 +169,15 @@ func (f *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse
 	if n == nil {
 		return fuse.Status(unix.ESTALE)
 	}
-	fd := int(in.Fh)
-	if in.GetattrFlags&fuse.FUSE_GETATTR_FH == 0 || !n.isRegular() {
-		u := f.path(n)
-		if u.errno != 0 {
-			return fuse.Status(u.errno)
-		}
-		defer u.done()
-		fd = u.fd
+	u := f.file(n, in.Fh, in.GetattrFlags&fuse.FUSE_GETATTR_FH != 0)
+	if u.errno != 0 {
+		return fuse.Status(u.errno)
 	}
+	defer u.done()
 	const mask = unix.STATX_BASIC_STATS | unix.STATX_BTIME
+	began := f.watch.begin(n.key)
 	var st unix.Statx_t
-	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, mask, &st); err != nil {
+	if err := unix.Statx(u.fd, "", unix.AT_EMPTY_PATH, mask, &st); err != nil {
 		return fuse.Status(sys.Errno(err))
 	}
 	out.Mask = st.Mask & mask
@@ -179,6 +194,7 @@ func (f *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse
 	out.Ctime = sxTime(st.Ctime)
 	out.Mtime = sxTime(st.Mtime)
 	out.RdevMajor, out.RdevMinor = st.Rdev_major, st.Rdev_minor
+	out.SetTimeout(f.attrValidity(n, uint32(st.Mode), began))
 	return fuse.OK
 }
 

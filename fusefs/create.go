@@ -1,11 +1,6 @@
 package fusefs
 
 import (
-	"bytes"
-	"fmt"
-	"os"
-	"strconv"
-
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
@@ -68,41 +63,11 @@ func (f *FS) stripSetgid(h *fuse.InHeader, dirfd int, gid, mode uint32) uint32 {
 		return mode
 	}
 	if group := f.own.viewGID(st.Gid); group != invalidID {
-		groups, caps := statusOf(h.Pid)
-		if caps.Has(unix.CAP_FSETID) {
+		if p := subjectOf(h.Pid); p.caps.Has(unix.CAP_FSETID) || p.member(group) {
 			return mode
-		}
-		for _, g := range groups {
-			if g == group {
-				return mode
-			}
 		}
 	}
 	return mode &^ unix.S_ISGID
-}
-
-// statusOf reads the groups and effective capabilities of a process. If it
-// can't be read, there are none.
-func statusOf(pid uint32) (groups []uint32, caps sys.CapSet) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return nil, 0
-	}
-	for line := range bytes.Lines(text) {
-		if rest, ok := bytes.CutPrefix(line, []byte("Groups:")); ok {
-			for _, field := range bytes.Fields(rest) {
-				if g, err := strconv.ParseUint(string(field), 10, 32); err == nil {
-					groups = append(groups, uint32(g))
-				}
-			}
-		}
-		if rest, ok := bytes.CutPrefix(line, []byte("CapEff:")); ok {
-			if c, err := strconv.ParseUint(string(bytes.TrimSpace(rest)), 16, 64); err == nil {
-				caps = sys.CapSet(c)
-			}
-		}
-	}
-	return groups, caps
 }
 
 // make runs a call that makes name in the directory of h, and answers with
@@ -121,6 +86,7 @@ func (f *FS) make(h *fuse.InHeader, name string, mode, umask uint32, out *fuse.E
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
+	defer f.watch.disturb(dir)
 	if errno := f.as(c, func() unix.Errno { return sys.Errno(call(u.fd, c.mode)) }); errno != 0 {
 		return fuse.Status(errno)
 	}
@@ -167,14 +133,15 @@ func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
-	fd, errno := f.openNew(c, u.fd, name, diskOpenFlags(in.Flags)|unix.O_CREAT|unix.O_EXCL)
+	defer f.watch.disturb(dir)
+	fd, errno := f.openNew(c, u.fd, name, f.newFlags(in.Flags)|unix.O_CREAT|unix.O_EXCL)
 	if errno == unix.EEXIST && in.Flags&unix.O_EXCL == 0 {
 		errno = unix.ESTALE
 	}
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
-	return f.created(fd, dir, name, out)
+	return f.created(fd, in.Flags, dir, name, out)
 }
 
 // Tmpfile implements fuse.RawFileSystem.
@@ -188,11 +155,11 @@ func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) 
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
-	fd, errno := f.openNew(c, u.fd, ".", diskOpenFlags(in.Flags)&^unix.O_NOFOLLOW|unix.O_TMPFILE|int(in.Flags&unix.O_EXCL))
+	fd, errno := f.openNew(c, u.fd, ".", f.newFlags(in.Flags)&^unix.O_NOFOLLOW|unix.O_TMPFILE|int(in.Flags&unix.O_EXCL))
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
-	return f.created(fd, nil, "", out)
+	return f.created(fd, in.Flags, nil, "", out)
 }
 
 // openNew opens a file that flags make, as its creator.
@@ -206,7 +173,7 @@ func (f *FS) openNew(c creator, dirfd int, name string, flags int) (fd int, errn
 }
 
 // created answers with a new file that fd has open.
-func (f *FS) created(fd int, dir *node, name string, out *fuse.CreateOut) fuse.Status {
+func (f *FS) created(fd int, flags uint32, dir *node, name string, out *fuse.CreateOut) fuse.Status {
 	path, errno := sys.Reopen(fd, unix.O_PATH)
 	if errno != 0 {
 		unix.Close(fd)
@@ -220,8 +187,24 @@ func (f *FS) created(fd int, dir *node, name string, out *fuse.CreateOut) fuse.S
 	if dir == nil && n.mount == nil {
 		f.fds.pin(n) // it has no name to find it by
 	}
-	f.opened(n, fd, &out.OpenOut)
+	if f.cache.Mode == CacheExclusive {
+		if f.fds.adopt(n, fd, writable) < 0 {
+			unix.Close(fd)
+		} else {
+			f.fds.release(n)
+		}
+		return fuse.OK
+	}
+	f.opened(n, fd, flags, &out.OpenOut)
 	return fuse.OK
+}
+
+// newFlags are the flags that a new file is opened with at the source.
+func (f *FS) newFlags(flags uint32) int {
+	if f.cache.Mode == CacheExclusive {
+		return unix.O_RDWR | unix.O_NOFOLLOW // whoever uses it next may do either
+	}
+	return diskOpenFlags(flags)
 }
 
 func openat(dirfd int, name string, flags int, mode uint32) (int, unix.Errno) {

@@ -9,22 +9,43 @@ import (
 	"github.com/idmount/idmount/internal/sys"
 )
 
-// stream is an open directory.
+// stream is a directory that is being read.
 type stream struct {
 	mu   sync.Mutex
 	fd   int
-	tag  uint16
+	node *node
 	next uint64 // the offset that the entries of rest begin at
 	buf  []byte
 	rest []byte // what of buf has not been sent
+	end  bool   // nothing follows
 }
 
-// streams are the open directories.
-type streams struct {
-	mu   sync.Mutex
-	last uint64
-	open map[uint64]*stream
+func (d *stream) close() {
+	d.mu.Lock()
+	unix.Close(d.fd)
+	d.fd = -1
+	if d.buf != nil {
+		direntBufs.Put((*[direntBuf]byte)(d.buf))
+		d.buf, d.rest = nil, nil
+	}
+	d.mu.Unlock()
 }
+
+const direntBuf = 32 << 10
+
+var direntBufs = sync.Pool{New: func() any { return new([direntBuf]byte) }}
+
+// streams are the directories that are being read: by handle where the kernel
+// opens directories, and otherwise those that have been read in part, to be
+// taken up again by whoever goes on from there.
+type streams struct {
+	mu     sync.Mutex
+	last   uint64
+	open   map[uint64]*stream
+	parked []*stream // the longest parked first
+}
+
+const maxParked = 64
 
 func (s *streams) add(d *stream) uint64 {
 	s.mu.Lock()
@@ -48,83 +69,246 @@ func (s *streams) remove(fh uint64) *stream {
 	return d
 }
 
+// park keeps a stream for whoever reads on from there.
+func (s *streams) park(d *stream) {
+	s.mu.Lock()
+	s.parked = append(s.parked, d)
+	var old *stream
+	if len(s.parked) > maxParked {
+		old = s.parked[0]
+		s.parked = append(s.parked[:0], s.parked[1:]...)
+	}
+	s.mu.Unlock()
+	if old != nil {
+		old.close()
+	}
+}
+
+// unpark returns the stream of n that goes on at an offset, if there is one.
+func (s *streams) unpark(n *node, offset uint64) *stream {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, d := range s.parked {
+		if d.node == n && d.next == offset {
+			s.parked = append(s.parked[:i], s.parked[i+1:]...)
+			return d
+		}
+	}
+	return nil
+}
+
+// drop closes what is parked of n, or everything if n is nil.
+func (s *streams) drop(n *node) {
+	s.mu.Lock()
+	var closing []*stream
+	kept := s.parked[:0]
+	for _, d := range s.parked {
+		if n == nil || d.node == n {
+			closing = append(closing, d)
+		} else {
+			kept = append(kept, d)
+		}
+	}
+	clear(s.parked[len(kept):])
+	s.parked = kept
+	s.mu.Unlock()
+	for _, d := range closing {
+		d.close()
+	}
+}
+
 // OpenDir implements fuse.RawFileSystem.
 func (f *FS) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	n, u := f.pathOf(in.NodeId)
-	if u.errno != 0 {
-		return fuse.Status(u.errno)
+	if f.keepDirs {
+		// Then the kernel asks no more, and keeps what it reads of directories
+		// until they change.
+		return fuse.ENOSYS
 	}
-	defer u.done()
-	fd, errno := openat(u.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|int(in.Flags&unix.O_NOATIME), 0)
+	n := f.nodes.get(in.NodeId)
+	if n == nil {
+		return fuse.Status(unix.ESTALE)
+	}
+	d, errno := f.newStream(n, int(in.Flags&unix.O_NOATIME))
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
-	out.Fh = f.streams.add(&stream{fd: fd, tag: n.tag})
+	out.Fh = f.streams.add(d)
 	return fuse.OK
+}
+
+func (f *FS) newStream(n *node, flags int) (*stream, unix.Errno) {
+	u := f.path(n)
+	if u.errno != 0 {
+		return nil, u.errno
+	}
+	defer u.done()
+	fd, errno := openat(u.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|flags, 0)
+	if errno != 0 {
+		return nil, errno
+	}
+	return &stream{fd: fd, node: n}, 0
 }
 
 // ReleaseDir implements fuse.RawFileSystem.
 func (f *FS) ReleaseDir(in *fuse.ReleaseIn) {
 	if d := f.streams.remove(in.Fh); d != nil {
-		d.mu.Lock()
-		unix.Close(d.fd)
-		d.fd = -1
-		d.mu.Unlock()
+		d.close()
 	}
 }
 
-// ReadDir implements fuse.RawFileSystem.
-func (f *FS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	d := f.streams.get(in.Fh)
-	if d == nil {
-		return fuse.Status(unix.EBADF)
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	// Another offset than where the last answer ended is seekdir(3); 0 is
-	// rewinddir(3), which also has to show what has changed since.
-	if in.Offset != d.next || in.Offset == 0 {
-		if _, err := unix.Seek(d.fd, int64(in.Offset), unix.SEEK_SET); err != nil {
-			return fuse.Status(sys.Errno(err))
+// stream returns the directory stream of a request, at the request's offset,
+// and what to call when it is done with.
+func (f *FS) stream(in *fuse.ReadIn) (*stream, func(), unix.Errno) {
+	if !f.keepDirs {
+		d := f.streams.get(in.Fh)
+		if d == nil {
+			return nil, nil, unix.EBADF
 		}
-		d.next, d.rest = in.Offset, nil
+		d.mu.Lock()
+		if d.fd < 0 {
+			d.mu.Unlock()
+			return nil, nil, unix.EBADF
+		}
+		return d, d.mu.Unlock, d.seek(in.Offset)
 	}
-	for sent := false; ; sent = true {
+	n := f.nodes.get(in.NodeId)
+	if n == nil {
+		return nil, nil, unix.ESTALE
+	}
+	d := f.streams.unpark(n, in.Offset)
+	if d == nil || in.Offset == 0 {
+		var errno unix.Errno
+		if d, errno = f.newStream(n, 0); errno != 0 {
+			return nil, nil, errno
+		}
+		if errno := d.seek(in.Offset); errno != 0 {
+			d.close()
+			return nil, nil, errno
+		}
+	}
+	done := func() {
+		if d.end {
+			d.close()
+		} else {
+			f.streams.park(d)
+		}
+		if f.watch != nil && f.validity(n.mount) == 0 {
+			f.watch.forget(n.id, true) // the kernel keeps it, and nobody would tell it
+		}
+	}
+	return d, done, 0
+}
+
+// seek goes to an offset. Another than where the last answer ended is
+// seekdir(3); 0 is rewinddir(3), which also has to show what has changed since.
+func (d *stream) seek(offset uint64) unix.Errno {
+	if offset == d.next && offset != 0 {
+		return 0
+	}
+	if _, err := unix.Seek(d.fd, int64(offset), unix.SEEK_SET); err != nil {
+		return sys.Errno(err)
+	}
+	d.next, d.rest, d.end = offset, nil, false
+	return 0
+}
+
+// each calls add for the entries from here on, until one does not fit.
+func (d *stream) each(add func(e fuse.DirEntry) bool) unix.Errno {
+	for sent := false; ; {
 		if len(d.rest) == 0 {
-			if sent && len(out.Bytes()) > 0 {
-				return fuse.OK
-			}
 			if d.buf == nil {
-				d.buf = make([]byte, 32<<10)
+				d.buf = direntBufs.Get().(*[direntBuf]byte)[:]
 			}
 			n, err := unix.Getdents(d.fd, d.buf)
 			if err != nil {
-				return fuse.Status(sys.Errno(err))
+				if sent {
+					return 0 // the next request meets it again
+				}
+				return sys.Errno(err)
 			}
 			if n == 0 {
-				return fuse.OK
+				d.end = true
+				return 0
 			}
 			d.rest = d.buf[:n]
 		}
 		var entry fuse.DirEntry
 		size := entry.Parse(d.rest)
 		if size == 0 {
-			return fuse.Status(unix.EIO)
+			return unix.EIO
 		}
-		entry.Ino = taggedIno(entry.Ino, d.tag)
-		if !out.AddDirEntry(entry) {
-			return fuse.OK
+		entry.Ino = taggedIno(entry.Ino, d.node.tag)
+		if !add(entry) {
+			return 0
 		}
+		sent = true
 		d.rest = d.rest[size:]
 		d.next = entry.Off
 	}
 }
 
+// ReadDir implements fuse.RawFileSystem.
+func (f *FS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	d, done, errno := f.stream(in)
+	if done != nil {
+		defer done()
+	}
+	if errno != 0 {
+		return fuse.Status(errno)
+	}
+	return fuse.Status(d.each(out.AddDirEntry))
+}
+
+// ReadDirPlus implements fuse.RawFileSystem: the entries with what a look-up of
+// each would say.
+func (f *FS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	d, done, errno := f.stream(in)
+	if done != nil {
+		defer done()
+	}
+	if errno != 0 {
+		return fuse.Status(errno)
+	}
+	return fuse.Status(d.each(func(e fuse.DirEntry) bool {
+		entry := out.AddDirLookupEntry(e)
+		if entry == nil {
+			return false
+		}
+		if e.Name == "." || e.Name == ".." {
+			return true
+		}
+		if f.entry(d.node, d.fd, e.Name, entry) != 0 {
+			*entry = fuse.EntryOut{} // gone: no node, and the name is looked up if need be
+		}
+		return true
+	}))
+}
+
 // FsyncDir implements fuse.RawFileSystem.
 func (f *FS) FsyncDir(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
-	d := f.streams.get(in.Fh)
-	if d == nil {
-		return fuse.Status(unix.EBADF)
+	u := f.dir(in.NodeId, in.Fh)
+	if u.errno != 0 {
+		return fuse.Status(u.errno)
 	}
-	return fsync(d.fd, in.FsyncFlags)
+	defer u.done()
+	return fsync(u.fd, in.FsyncFlags)
+}
+
+// dir returns a descriptor of a directory that the kernel has open, by the
+// handle fh if it has one.
+func (f *FS) dir(id, fh uint64) use {
+	if !f.keepDirs {
+		d := f.streams.get(fh)
+		if d == nil {
+			return use{fd: -1, errno: unix.EBADF}
+		}
+		return use{fd: d.fd, lent: true}
+	}
+	_, u := f.pathOf(id)
+	if u.errno != 0 {
+		return u
+	}
+	defer u.done()
+	fd, errno := openDir(u.fd, ".")
+	return use{fd: fd, errno: errno}
 }

@@ -29,9 +29,34 @@
 //     descriptor, and follows no symbolic link.
 //   - A new file has its right owner from the start: it is created by a thread
 //     with the caller's disk ids as file system ids.
-//   - Names and attributes are not cached by the kernel (all timeouts are 0), so
-//     changes below are seen at once.
+//   - What the kernel may keep, and for how long, is said in one place: Cache.
 //   - A name or node that the kernel sends is never trusted to be sane.
+//
+// # Caches
+//
+// An answer carries how long the kernel may keep it. With CacheCoherent that is
+// long, and a watch on the source's file system takes it back when somebody
+// else changes something there: names by INVAL_ENTRY, attributes and data by
+// INVAL_INODE. Changes that the server makes itself are not reported, since the
+// kernel that asked for them knows. An answer that was read while its file
+// changed may not be kept, which the watch tells by counters. Directories are
+// listed without OPENDIR and then cached. Files that the kernel writes without
+// the server (passthrough) have their attributes asked for each time while they
+// are open for writing.
+//
+// Not kept in any mode: the attributes of files with S_ISUID or S_ISGID. The
+// source clears them with the first changed byte, and a cached mode would let
+// the changed program run with them.
+//
+// With CacheExclusive the kernel keeps everything, OPEN is answered ENOSYS, and
+// reads and writes name only the node: the server keeps descriptors of its own.
+//
+// # Set-id bits
+//
+// The server's threads lack CAP_FSETID unless they act for somebody who has it,
+// so the source clears S_ISUID and S_ISGID as it would for the caller. With
+// passthrough it does so for everyone: a file that has the bits when it is
+// opened is therefore read and written by requests.
 //
 // # Inodes
 //

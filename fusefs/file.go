@@ -30,6 +30,9 @@ const fasync = unix.O_ASYNC
 
 // Open implements fuse.RawFileSystem.
 func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	if f.cache.Mode == CacheExclusive {
+		return fuse.ENOSYS // and the kernel asks no more
+	}
 	n := f.nodes.get(in.NodeId)
 	if n == nil {
 		return fuse.Status(unix.ESTALE)
@@ -47,12 +50,12 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
-	f.opened(n, fd, out)
+	f.opened(n, fd, in.Flags, out)
 	return fuse.OK
 }
 
 // opened answers with an open file, through passthrough where that works.
-func (f *FS) opened(n *node, fd int, out *fuse.OpenOut) {
+func (f *FS) opened(n *node, fd int, flags uint32, out *fuse.OpenOut) {
 	out.Fh = uint64(fd)
 	if !f.remoteData && !f.flushes(n, out.Fh) {
 		out.OpenFlags |= fuse.FOPEN_NOFLUSH
@@ -63,18 +66,43 @@ func (f *FS) opened(n *node, fd int, out *fuse.OpenOut) {
 		n.open.backing = f.register(fd)
 	}
 	n.open.count++
-	if n.open.backing != 0 {
-		out.OpenFlags |= fuse.FOPEN_PASSTHROUGH
-		out.BackingID = n.open.backing
+	if n.open.backing == 0 {
+		if f.passOff.Load() && f.validity(n.mount) > 0 && f.cache.Mode == CacheCoherent {
+			out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
+		}
+		return
+	}
+	out.OpenFlags |= fuse.FOPEN_PASSTHROUGH
+	out.BackingID = n.open.backing
+	if access := flags & unix.O_ACCMODE; access != unix.O_RDONLY {
+		if n.writers.Add(1) == 1 {
+			n.unkept.Store(false)
+		}
+		if access == unix.O_RDWR {
+			f.watch.forget(n.id, false) // stores to a mapping are reported to nobody
+		}
 	}
 }
 
 // register makes a passthrough file of fd; 0 if the kernel can't.
+//
+// What is written through it is written with the rights of the thread that
+// registers it: without CAP_FSETID the source clears S_ISUID and S_ISGID, as it
+// has to for most writers. A file that has them already is left to this server,
+// which knows who may keep them.
 func (f *FS) register(fd int) int32 {
 	if f.passOff.Load() {
 		return 0
 	}
-	id, errno := f.conn.registerBacking(fd)
+	var st unix.Stat_t
+	if errno := sys.Stat(fd, &st); errno != 0 || st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 {
+		return 0
+	}
+	var id int32
+	errno := f.withSetID(false, func() (errno unix.Errno) {
+		id, errno = f.conn.registerBacking(fd)
+		return errno
+	})
 	if errno == 0 {
 		return id
 	}
@@ -90,9 +118,15 @@ func (f *FS) register(fd int) int32 {
 
 // Release implements fuse.RawFileSystem.
 func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
+	if f.cache.Mode == CacheExclusive {
+		return
+	}
 	if n := f.nodes.get(in.NodeId); n != nil {
 		n.open.mu.Lock()
 		n.open.count--
+		if n.open.backing != 0 && in.Flags&unix.O_ACCMODE != unix.O_RDONLY {
+			n.writers.Add(-1)
+		}
 		if n.open.count == 0 && n.open.backing != 0 {
 			f.conn.unregisterBacking(n.open.backing)
 			n.open.backing = 0
@@ -105,6 +139,9 @@ func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 
 // Flush implements fuse.RawFileSystem: what close(2) would report.
 func (f *FS) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
+	if f.cache.Mode == CacheExclusive {
+		return fuse.ENOSYS
+	}
 	if n := f.nodes.get(in.NodeId); n != nil {
 		f.flushLocks(n, in.LockOwner)
 	}
@@ -117,27 +154,49 @@ func (f *FS) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 
 // Read implements fuse.RawFileSystem.
 func (f *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
-	return fuse.ReadResultFd(uintptr(in.Fh), int64(in.Offset), len(buf)), fuse.OK
+	if f.cache.Mode != CacheExclusive {
+		return fuse.ReadResultFd(uintptr(in.Fh), int64(in.Offset), len(buf)), fuse.OK
+	}
+	u := f.data(in.NodeId, in.Fh, readable)
+	if u.errno != 0 {
+		return nil, fuse.Status(u.errno)
+	}
+	defer u.done()
+	n, err := unix.Pread(u.fd, buf, int64(in.Offset))
+	if err != nil {
+		return nil, fuse.Status(sys.Errno(err))
+	}
+	return fuse.ReadResultData(buf[:n]), fuse.OK
 }
 
 // Write implements fuse.RawFileSystem.
 func (f *FS) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
-	for written := 0; ; {
-		n, err := unix.Pwrite(int(in.Fh), data[written:], int64(in.Offset)+int64(written))
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			if written > 0 {
-				return uint32(written), fuse.OK
-			}
-			return 0, fuse.Status(sys.Errno(err))
-		}
-		written += n
-		if written == len(data) || n == 0 {
-			return uint32(written), fuse.OK
-		}
+	u := f.data(in.NodeId, in.Fh, writable)
+	if u.errno != 0 {
+		return 0, fuse.Status(u.errno)
 	}
+	defer u.done()
+	written := 0
+	errno := f.alter(in.Pid, u.fd, kernelVerdict(in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0), func() unix.Errno {
+		for written < len(data) {
+			n, err := unix.Pwrite(u.fd, data[written:], int64(in.Offset)+int64(written))
+			if err == unix.EINTR {
+				continue
+			}
+			if err != nil {
+				return sys.Errno(err)
+			}
+			if n == 0 {
+				return 0
+			}
+			written += n
+		}
+		return 0
+	})
+	if written > 0 {
+		errno = 0
+	}
+	return uint32(written), fuse.Status(errno)
 }
 
 // Writev implements fuse.RawFileSystem: ENOSYS has Write called.
@@ -147,7 +206,12 @@ func (f *FS) Writev(<-chan struct{}, *fuse.WriteIn, [][]byte) (uint32, fuse.Stat
 
 // Fsync implements fuse.RawFileSystem.
 func (f *FS) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
-	return fsync(int(in.Fh), in.FsyncFlags)
+	u := f.data(in.NodeId, in.Fh, readable)
+	if u.errno != 0 {
+		return fuse.Status(u.errno)
+	}
+	defer u.done()
+	return fsync(u.fd, in.FsyncFlags)
 }
 
 func fsync(fd int, flags uint32) fuse.Status {
@@ -160,7 +224,14 @@ func fsync(fd int, flags uint32) fuse.Status {
 
 // Fallocate implements fuse.RawFileSystem.
 func (f *FS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
-	return fuse.Status(sys.Errno(unix.Fallocate(int(in.Fh), in.Mode, int64(in.Offset), int64(in.Length))))
+	u := f.data(in.NodeId, in.Fh, writable)
+	if u.errno != 0 {
+		return fuse.Status(u.errno)
+	}
+	defer u.done()
+	return fuse.Status(f.alter(in.Pid, u.fd, askCaller, func() unix.Errno {
+		return sys.Errno(unix.Fallocate(u.fd, in.Mode, int64(in.Offset), int64(in.Length)))
+	}))
 }
 
 // Lseek implements fuse.RawFileSystem: SEEK_DATA and SEEK_HOLE, the kernel does
@@ -169,7 +240,12 @@ func (f *FS) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse
 	if in.Whence != unix.SEEK_DATA && in.Whence != unix.SEEK_HOLE {
 		return fuse.Status(unix.EINVAL)
 	}
-	at, err := unix.Seek(int(in.Fh), int64(in.Offset), int(in.Whence))
+	u := f.data(in.NodeId, in.Fh, readable)
+	if u.errno != 0 {
+		return fuse.Status(u.errno)
+	}
+	defer u.done()
+	at, err := unix.Seek(u.fd, int64(in.Offset), int(in.Whence))
 	if err != nil {
 		return fuse.Status(sys.Errno(err))
 	}
@@ -182,9 +258,24 @@ func (f *FS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32,
 	from, to := int64(in.OffIn), int64(in.OffOut)
 	// The answer has 32 bits.
 	length := int(min(in.Len, 1<<30))
-	n, err := unix.CopyFileRange(int(in.FhIn), &from, int(in.FhOut), &to, length, int(in.Flags))
-	if err != nil {
-		return 0, fuse.Status(sys.Errno(err))
+	source := f.data(in.NodeId, in.FhIn, readable)
+	if source.errno != 0 {
+		return 0, fuse.Status(source.errno)
+	}
+	defer source.done()
+	target := f.data(in.NodeIdOut, in.FhOut, writable)
+	if target.errno != 0 {
+		return 0, fuse.Status(target.errno)
+	}
+	defer target.done()
+	n := 0
+	errno := f.alter(in.Pid, target.fd, askCaller, func() (errno unix.Errno) {
+		var err error
+		n, err = unix.CopyFileRange(source.fd, &from, target.fd, &to, length, int(in.Flags))
+		return sys.Errno(err)
+	})
+	if errno != 0 {
+		return 0, fuse.Status(errno)
 	}
 	return uint32(n), fuse.OK
 }

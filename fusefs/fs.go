@@ -19,7 +19,8 @@ import (
 // Options say how a source is shown.
 type Options struct {
 	Map    idmap.Map    // disk ids to view ids
-	Relay  bool         // the kernel idmaps the FUSE mount by Map
+	Relay  bool         // the kernel idmaps the FUSE mount, by the same Map
+	Cache  Cache        // the zero value is the default, CacheCoherent
 	Logger *slog.Logger // nil logs nothing
 
 	// AsCallers does each operation with the ids of its caller instead of the
@@ -41,6 +42,8 @@ type FS struct {
 	fuse.RawFileSystem // answers ENOSYS to what is not implemented here
 
 	own     owners
+	cache   Cache
+	watch   *watch // nil unless CacheCoherent, and the kernel can
 	log     *slog.Logger
 	source  *os.File
 	root    *node
@@ -59,7 +62,8 @@ type FS struct {
 
 	conn       transport
 	kernel     kernelInit
-	depth      int // stack depth for passthrough
+	keepDirs   bool // the kernel caches directories, without opening them
+	depth      int  // stack depth for passthrough
 	passOff    atomic.Bool
 	remoteData bool // close(2) can report errors of earlier writes
 }
@@ -72,6 +76,9 @@ type FS struct {
 func New(source *os.File, o Options) (*FS, error) {
 	if o.Relay && o.AsCallers {
 		return nil, errors.New("fuse: with relay the kernel does not say who the callers are")
+	}
+	if o.AsCallers && o.Cache.Mode == CacheExclusive {
+		return nil, errors.New("fuse: data that the kernel writes back has no caller")
 	}
 	if !o.Relay {
 		if err := o.Map.CheckTranslate(); err != nil {
@@ -90,7 +97,8 @@ func New(source *os.File, o Options) (*FS, error) {
 		asCallers:     o.AsCallers,
 		source:        source,
 		devices:       devices{tags: make(map[uint64]uint16)},
-		caps:          effective,
+		cache:         o.Cache,
+		caps:          effective | permitted&(1<<unix.CAP_FSETID),
 		permitted:     permitted,
 		base:          sys.Creds{FsUID: uint32(os.Geteuid()), FsGID: uint32(os.Getegid()), Caps: effective},
 	}
@@ -99,7 +107,7 @@ func New(source *os.File, o Options) (*FS, error) {
 	}
 	f.streams.open = make(map[uint64]*stream)
 	f.fds.budget = descriptorBudget()
-	f.passOff.Store(o.NoPassthrough || o.AsCallers)
+	f.passOff.Store(o.NoPassthrough || o.AsCallers || o.Cache.Mode == CacheExclusive)
 
 	var st unix.Stat_t
 	if errno := sys.Stat(int(source.Fd()), &st); errno != 0 {
@@ -123,15 +131,22 @@ func New(source *os.File, o Options) (*FS, error) {
 			f.base.Groups = append(f.base.Groups, uint32(g))
 		}
 	}
+	if f.cache.Mode == CacheCoherent {
+		if f.watch, err = newWatch(f); err != nil {
+			f.log.Info("nothing is cached", "source", source.Name(), "cause", err)
+		}
+	}
 	err = f.asOwner(&st, func() (err error) {
-		f.mounts, err = newMounts(source)
+		f.mounts, err = newMounts(source, f.watch, f.log)
 		return err
 	})
 	if err != nil {
+		f.watch.close()
 		return nil, err
 	}
 	fd, err := unix.FcntlInt(source.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
+		f.watch.close()
 		f.mounts.close()
 		return nil, &sys.Error{Op: "fcntl", Path: source.Name(), Err: err}
 	}
@@ -142,13 +157,14 @@ func New(source *os.File, o Options) (*FS, error) {
 		n, _, errno := sys.HandleAt(fd, "", &buf)
 		if errno != 0 {
 			unix.Close(fd)
+			f.watch.close()
 			f.mounts.close()
 			return nil, &sys.Error{Op: "name_to_handle_at", Path: source.Name(), Err: errno}
 		}
 		f.root.key = keyOfHandle(f.root.mount, buf[:n])
 	}
 	f.nodes = newTable(f.root)
-	f.fds.adopt(f.root, fd) // and never released
+	f.fds.adopt(f.root, fd, pathOnly) // and never released
 	return f, nil
 }
 
@@ -193,31 +209,7 @@ func (f *FS) Start(dev *os.File) error {
 }
 
 func (f *FS) start(dev *os.File) error {
-	opts := &fuse.MountOptions{
-		AllowOther:         true,
-		EnableAcl:          true,
-		EnableLocks:        true,
-		MaxWrite:           1 << 20,
-		MaxBackground:      64,
-		MaxStackDepth:      f.depth,
-		DisableReadDirPlus: true, // answers may not be cached, so they would be asked for again
-		IDMappedMount:      f.own.relay,
-		ExtraCapabilities:  fuse.CAP_DONT_MASK | capSetxattrExt | fuse.CAP_IOCTL_DIR | fuse.CAP_ASYNC_DIO,
-		Logger:             log.New(logWriter{f.log}, "", 0),
-		PanicHandler: func(v any) fuse.Status {
-			f.log.Error("panic in the file system", "cause", fmt.Sprint(v))
-			return fuse.EIO
-		},
-	}
-	if !f.own.relay {
-		opts.DisabledCapabilities |= fuse.CAP_ALLOW_IDMAP
-	}
-	if f.passOff.Load() {
-		opts.DisabledCapabilities |= fuse.CAP_PASSTHROUGH
-	}
-	// Opens have to reach the server: that is where it learns of O_APPEND and
-	// where passthrough begins.
-	opts.DisabledCapabilities |= fuse.CAP_NO_OPEN_SUPPORT
+	opts := f.mountOptions()
 	conn, kernel, err := newServerTransport(dev, f.front(), opts)
 	if err != nil {
 		return fmt.Errorf("fuse: answer INIT for %s: %w", f.source.Name(), err)
@@ -229,12 +221,58 @@ func (f *FS) start(dev *os.File) error {
 	if f.own.relay && f.kernel.flags&fuse.CAP_ALLOW_IDMAP == 0 {
 		return fmt.Errorf("fuse: idmap the mount for %s: the kernel's FUSE has no ALLOW_IDMAP (Linux 6.12)", f.source.Name())
 	}
+	f.keepDirs = f.kernel.flags&capNoOpendirSupport != 0 && f.validity(f.root.mount) > 0 && f.cache.Mode != CacheTTL
 	f.conn.serve()
+	f.watch.start()
 	return nil
+}
+
+func (f *FS) mountOptions() *fuse.MountOptions {
+	caches := f.cache.Mode != CacheNone
+	opts := &fuse.MountOptions{
+		AllowOther:           true,
+		EnableAcl:            true,
+		EnableLocks:          f.cache.Mode != CacheExclusive, // else nobody else locks
+		EnableSymlinkCaching: !f.remoteData,                  // what a link says can't change
+		MaxWrite:             1 << 20,
+		MaxBackground:        64,
+		MaxStackDepth:        f.depth,
+		DisableReadDirPlus:   !caches, // answers that may not be kept would be asked for again
+		IDMappedMount:        f.own.relay,
+		ExtraCapabilities: fuse.CAP_DONT_MASK | capSetxattrExt | capKillprivV2 | fuse.CAP_IOCTL_DIR | fuse.CAP_ASYNC_DIO |
+			fuse.CAP_READDIRPLUS_AUTO,
+		Logger: log.New(logWriter{f.log}, "", 0),
+		PanicHandler: func(v any) fuse.Status {
+			f.log.Error("panic in the file system", "cause", fmt.Sprint(v))
+			return fuse.EIO
+		},
+	}
+	if !f.own.relay {
+		opts.DisabledCapabilities |= fuse.CAP_ALLOW_IDMAP
+	}
+	if f.passOff.Load() {
+		opts.DisabledCapabilities |= fuse.CAP_PASSTHROUGH
+	}
+	if f.cache.Mode == CacheExclusive {
+		opts.ExtraCapabilities |= fuse.CAP_WRITEBACK_CACHE
+	} else {
+		// Opens have to reach the server: that is where it learns of O_APPEND
+		// and where passthrough begins.
+		opts.DisabledCapabilities |= fuse.CAP_NO_OPEN_SUPPORT
+	}
+	return opts
 }
 
 // capSetxattrExt asks for SETXATTR requests with flags (FUSE_SETXATTR_EXT, Linux 5.14).
 const capSetxattrExt = 1 << 29
+
+// capKillprivV2 leaves it to this server to clear S_ISUID, S_ISGID and file
+// capabilities (FUSE_HANDLE_KILLPRIV_V2, Linux 5.11). Without it each write(2)
+// begins with a GETXATTR. See setid.go and register.
+const capKillprivV2 = 1 << 28
+
+// capNoOpendirSupport: a kernel that can do without OPENDIR (FUSE_NO_OPENDIR_SUPPORT, Linux 5.1).
+const capNoOpendirSupport = 1 << 24
 
 // Wait returns when the file system has been unmounted, and gives its
 // descriptors back.
@@ -244,6 +282,8 @@ func (f *FS) Wait() {
 }
 
 func (f *FS) close() {
+	f.watch.close()
+	f.streams.drop(nil)
 	f.locks.close()
 	f.mounts.close()
 	f.fds.mu.Lock()

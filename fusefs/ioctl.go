@@ -25,14 +25,17 @@ func (f *FS) Ioctl(_ <-chan struct{}, in *fuse.IoctlIn, inbuf []byte, out *fuse.
 	if n == nil {
 		return fuse.Status(unix.ESTALE)
 	}
-	fd := int(in.Fh)
+	var u use
 	if n.isDir() {
-		d := f.streams.get(in.Fh)
-		if d == nil {
-			return fuse.Status(unix.EBADF)
-		}
-		fd = d.fd
+		u = f.dir(in.NodeId, in.Fh)
+	} else {
+		u = f.data(in.NodeId, in.Fh, readable)
 	}
+	if u.errno != 0 {
+		return fuse.Status(u.errno)
+	}
+	defer u.done()
+	fd := u.fd
 	var arg [32]byte
 	size := int(in.Cmd>>16) & 0x3fff
 	switch in.Cmd {
@@ -70,7 +73,7 @@ func (f *FS) maySetFlags(in *fuse.IoctlIn, fd int, inbuf []byte) unix.Errno {
 		return errno
 	}
 	owner := f.own.viewUID(st.Uid)
-	_, caps := statusOf(in.Pid)
+	caps := subjectOf(in.Pid).caps
 	if owner == invalidID || owner != in.Uid && !(in.Uid == 0 && caps.Has(unix.CAP_FOWNER)) {
 		return unix.EPERM
 	}

@@ -17,14 +17,26 @@ func validName(name string) bool {
 // identify makes the file of an O_PATH descriptor known, counts a look-up and
 // fills in the answer. It takes the descriptor over.
 func (f *FS) identify(fd int, parent *node, name string, out *fuse.EntryOut) (*node, unix.Errno) {
+	fresh := &node{fd: -1}
+	var buf [sys.MaxHandle]byte
+	size, mountID, noHandle := sys.HandleAt(fd, "", &buf)
+	// The identity first: what happens to the file from here on is noticed.
+	var began reading
+	seen := false
+	if noHandle == 0 {
+		if fresh.mount, seen = f.mounts.known(mountID); fresh.mount != nil {
+			fresh.key = keyOfHandle(fresh.mount, buf[:size])
+			began = f.watch.begin(fresh.key)
+		}
+	}
 	var st unix.Stat_t
 	if errno := sys.Stat(fd, &st); errno != 0 {
 		unix.Close(fd)
 		return nil, errno
 	}
-	fresh := &node{typ: st.Mode & unix.S_IFMT, tag: f.devices.tag(st.Dev), fd: -1}
-	var buf [sys.MaxHandle]byte
-	if size, mountID, errno := sys.HandleAt(fd, "", &buf); errno == 0 {
+	fresh.typ = st.Mode & unix.S_IFMT
+	fresh.tag = f.devices.tag(st.Dev)
+	if noHandle == 0 && !seen {
 		if fresh.mount = f.mounts.get(mountID, fd, fresh.isDir()); fresh.mount != nil {
 			fresh.key = keyOfHandle(fresh.mount, buf[:size])
 		}
@@ -38,7 +50,7 @@ func (f *FS) identify(fd int, parent *node, name string, out *fuse.EntryOut) (*n
 		return nil, unix.ENFILE
 	}
 	if n.mount == nil || n.isDir() {
-		f.fds.adopt(n, fd)
+		f.fds.adopt(n, fd, pathOnly)
 		f.fds.place(n, parent, name)
 		f.fds.release(n)
 	} else {
@@ -47,16 +59,21 @@ func (f *FS) identify(fd int, parent *node, name string, out *fuse.EntryOut) (*n
 	out.NodeId = n.id
 	out.Generation = 1
 	f.own.attr(&st, n.tag, &out.Attr)
+	if noHandle != 0 || seen {
+		out.SetAttrTimeout(f.attrValidity(n, st.Mode, began))
+	}
 	return n, 0
 }
 
-// entry answers with the file name in dir.
+// entry answers with the file name in dir, if it exists.
 func (f *FS) entry(dir *node, dirfd int, name string, out *fuse.EntryOut) unix.Errno {
+	began := f.watch.begin(dir.key)
 	fd, errno := openPath(dirfd, name)
-	if errno != 0 {
-		return errno
+	if errno == 0 {
+		_, errno = f.identify(fd, dir, name, out)
 	}
-	_, errno = f.identify(fd, dir, name, out)
+	// That there is none may be kept as well.
+	out.SetEntryTimeout(f.entryValidity(dir, began))
 	return errno
 }
 
@@ -70,21 +87,33 @@ func (f *FS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse.
 		return fuse.Status(u.errno)
 	}
 	defer u.done()
-	return fuse.Status(f.entry(dir, u.fd, name, out))
+	errno := f.entry(dir, u.fd, name, out)
+	if errno == unix.ENOENT && out.EntryTimeout() > 0 {
+		out.NodeId = 0 // there is none, and the kernel may keep that
+		return fuse.OK
+	}
+	return fuse.Status(errno)
 }
 
 // Forget implements fuse.RawFileSystem.
 func (f *FS) Forget(id, count uint64) {
 	if n := f.nodes.forget(id, count); n != nil {
 		f.fds.drop(n)
+		if n.isDir() {
+			f.streams.drop(n)
+		}
 	}
 }
 
-// victim makes sure that a file without a handle stays reachable when the name
-// by which it would be found is about to go: other links or open files of it
-// may remain.
+// victim makes sure that a file stays reachable when a name of it is about to
+// go. A file without a handle is found by its name, and other links or open
+// files of it may remain. One with a handle is gone with its last name unless
+// it is open, which with CacheExclusive only the kernel knows.
 func (f *FS) victim(dir *node, dirfd int, name string) {
 	if dir.mount != nil {
+		if f.cache.Mode == CacheExclusive {
+			f.keepVictim(dirfd, name)
+		}
 		return
 	}
 	var st unix.Stat_t
@@ -98,6 +127,24 @@ func (f *FS) victim(dir *node, dirfd int, name string) {
 	f.fds.pin(n)
 	u := f.path(n)
 	u.done()
+}
+
+func (f *FS) keepVictim(dirfd int, name string) {
+	fd, errno := openPath(dirfd, name)
+	if errno != 0 {
+		return
+	}
+	var buf [sys.MaxHandle]byte
+	size, mountID, errno := sys.HandleAt(fd, "", &buf)
+	if m, _ := f.mounts.known(mountID); errno == 0 && m != nil {
+		if n := f.nodes.find(keyOfHandle(m, buf[:size])); n != nil {
+			f.fds.pin(n)
+			f.fds.adopt(n, fd, pathOnly)
+			f.fds.release(n)
+			return
+		}
+	}
+	unix.Close(fd)
 }
 
 // moved notes the new place of a file without a handle.

@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"log/slog"
 	"os"
 	"sync"
 
@@ -13,15 +14,17 @@ import (
 // are opened through the mount that they were found on, so that a read-only or
 // nodev mount below the source stays one.
 type mounts struct {
-	root *mount // of the source itself; nil if it has no handles
+	root  *mount // of the source itself; nil if it has no handles
+	watch *watch
+	log   *slog.Logger
 
-	mu   sync.Mutex
+	mu   sync.RWMutex
 	byID map[int32]*mount // nil values: mounts without handles
 }
 
 // newMounts finds out whether files of the source open by handle.
-func newMounts(source *os.File) (*mounts, error) {
-	m := &mounts{byID: make(map[int32]*mount)}
+func newMounts(source *os.File, w *watch, logger *slog.Logger) (*mounts, error) {
+	m := &mounts{byID: make(map[int32]*mount), watch: w, log: logger}
 	fd, errno := openDir(int(source.Fd()), ".")
 	if errno == unix.EACCES {
 		return m, nil // a source that refuses root to list it; each file is kept open then
@@ -38,23 +41,22 @@ func newMounts(source *os.File) (*mounts, error) {
 	if errno != 0 {
 		return m, dir.Close()
 	}
-	keep, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	dir.Close()
-	if err != nil {
-		return nil, &sys.Error{Op: "fcntl", Path: source.Name(), Err: err}
-	}
-	m.root = &mount{index: 0, fd: keep}
-	m.byID[id] = m.root
+	m.root = m.add(id, dir)
 	return m, nil
+}
+
+// known returns the mount with an id if it has been seen before.
+func (m *mounts) known(id int32) (known *mount, ok bool) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	known, ok = m.byID[id]
+	return known, ok
 }
 
 // get returns the mount with an id, nil if its files have to be kept open.
 // When the mount is new, it is reached through fd, which is on it.
 func (m *mounts) get(id int32, fd int, dir bool) *mount {
-	m.mu.Lock()
-	known, ok := m.byID[id]
-	m.mu.Unlock()
-	if ok {
+	if known, ok := m.known(id); ok {
 		return known
 	}
 	// A mount on a file has one file, and it can be kept open.
@@ -66,36 +68,41 @@ func (m *mounts) get(id int32, fd int, dir bool) *mount {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if known, ok := m.byID[id]; ok || m.byID == nil {
-		if fresh >= 0 {
-			unix.Close(fresh)
+		if fresh != nil {
+			fresh.Close()
 		}
 		return known
 	}
-	var found *mount
-	if fresh >= 0 {
-		found = &mount{index: uint32(len(m.byID)), fd: fresh}
+	if fresh == nil {
+		m.byID[id] = nil
+		return nil
+	}
+	return m.add(id, fresh)
+}
+
+// add makes a mount known by a directory on it, which it keeps open.
+func (m *mounts) add(id int32, dir *os.File) *mount {
+	found := &mount{index: uint32(len(m.byID)), dir: dir, fd: int(dir.Fd())}
+	if err := m.watch.add(found); err != nil {
+		m.log.Info("nothing is cached", "mount", dir.Name(), "cause", err)
 	}
 	m.byID[id] = found
 	return found
 }
 
 // openMount opens the directory that fd is a descriptor of, if files of its file
-// system open by handle; else it returns -1.
-func openMount(fd int) int {
+// system open by handle; else it returns nil.
+func openMount(fd int) *os.File {
 	opened, errno := openDir(fd, ".")
 	if errno != 0 {
-		return -1
+		return nil
 	}
-	dir := os.NewFile(uintptr(opened), "")
-	defer dir.Close()
+	dir := os.NewFile(uintptr(opened), "below the source")
 	if sys.SupportsHandles(dir) != nil {
-		return -1
+		dir.Close()
+		return nil
 	}
-	keep, err := unix.FcntlInt(uintptr(opened), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return -1
-	}
-	return keep
+	return dir
 }
 
 func (m *mounts) close() {
@@ -103,7 +110,7 @@ func (m *mounts) close() {
 	defer m.mu.Unlock()
 	for _, known := range m.byID {
 		if known != nil {
-			unix.Close(known.fd)
+			known.dir.Close()
 		}
 	}
 	m.byID = nil

@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"encoding/binary"
+	"os"
 	"sync"
 	"sync/atomic"
 
@@ -21,7 +22,8 @@ type node struct {
 	refs uint64 // the kernel's look-ups; guarded by table.mu
 
 	// Guarded by fdCache.mu.
-	fd     int // O_PATH descriptor, -1 if none
+	fd     int // descriptor, -1 if none
+	grade  grade
 	users  int
 	recent bool
 	pinned bool // never closed to save descriptors
@@ -30,8 +32,10 @@ type node struct {
 	parent *node  // where to find it again if there is no handle
 	name   string // there
 
-	open  openState
-	locks atomic.Pointer[fileLocks] // nil if nobody has ever locked it
+	open    openState
+	writers atomic.Int32              // open files that write past this server, by passthrough
+	unkept  atomic.Bool               // the kernel has been told so; see watch.changed
+	locks   atomic.Pointer[fileLocks] // nil if nobody has ever locked it
 }
 
 func (n *node) isDir() bool     { return n.typ == unix.S_IFDIR }
@@ -40,8 +44,10 @@ func (n *node) handle() string  { return n.key[4:] }
 
 // mount is one mount below the source whose files open by handle.
 type mount struct {
-	index uint32
-	fd    int // a directory on it, not O_PATH
+	index   uint32
+	dir     *os.File // on it, not O_PATH
+	fd      int      // of dir
+	watched bool     // what others change there is reported
 }
 
 func keyOfHandle(m *mount, handle []byte) string {
@@ -150,6 +156,21 @@ func (t *table) find(key string) *node {
 	return t.byKey[key]
 }
 
+// each calls fn for the nodes that are known all the while.
+func (t *table) each(fn func(*node)) {
+	for i := range t.chunks {
+		c := t.chunks[i].Load()
+		if c == nil {
+			return
+		}
+		for j := range c {
+			if n := c[j].Load(); n != nil {
+				fn(n)
+			}
+		}
+	}
+}
+
 // forget takes back count look-ups and returns the node if those were the last.
 func (t *table) forget(id, count uint64) *node {
 	n := t.get(id)
@@ -172,7 +193,16 @@ func (t *table) forget(id, count uint64) *node {
 	return n
 }
 
-// fdCache keeps O_PATH descriptors of nodes up to a budget, the least recently
+// grade is what a descriptor can do.
+type grade uint8
+
+const (
+	pathOnly grade = iota // O_PATH
+	readable
+	writable
+)
+
+// fdCache keeps descriptors of nodes up to a budget, the least recently
 // used closed first (by the clock algorithm). Nodes in use are never closed,
 // so the budget can be exceeded by as many as there are requests at a time.
 type fdCache struct {
@@ -187,24 +217,25 @@ type use struct {
 	fd     int
 	n      *node // nil: the descriptor is this operation's own
 	errno  unix.Errno
+	lent   bool // or an open file's
 	shared *fdCache
 }
 
 func (u *use) done() {
 	if u.n != nil {
 		u.shared.release(u.n)
-	} else if u.fd >= 0 {
+	} else if u.fd >= 0 && !u.lent {
 		unix.Close(u.fd)
 	}
 	u.fd = -1
 	u.n = nil
 }
 
-// acquire returns the node's descriptor if it has one.
-func (c *fdCache) acquire(n *node) (int, bool) {
+// acquire returns the node's descriptor if it has one of the grade or better.
+func (c *fdCache) acquire(n *node, least grade) (int, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if n.fd < 0 {
+	if n.fd < 0 || n.grade < least {
 		return -1, false
 	}
 	n.users++
@@ -212,14 +243,23 @@ func (c *fdCache) acquire(n *node) (int, bool) {
 	return n.fd, true
 }
 
-// adopt gives the node a descriptor unless it has one, and acquires it.
-func (c *fdCache) adopt(n *node, fd int) int {
+// adopt gives the node a descriptor unless it has one as good, and acquires
+// it. It returns -1, and fd stays the caller's, if the node has a worse one that
+// is in use.
+func (c *fdCache) adopt(n *node, fd int, g grade) int {
 	var closing []int
 	c.mu.Lock()
-	if n.fd >= 0 {
+	switch {
+	case n.fd >= 0 && n.grade >= g:
 		closing = append(closing, fd)
-	} else {
-		n.fd = fd
+	case n.fd >= 0 && n.users > 0:
+		c.mu.Unlock()
+		return -1
+	case n.fd >= 0:
+		closing = append(closing, n.fd)
+		n.fd, n.grade = fd, g
+	default:
+		n.fd, n.grade = fd, g
 		n.slot = len(c.ring)
 		c.ring = append(c.ring, n)
 		n.dead = false
@@ -309,9 +349,9 @@ func (c *fdCache) placeOf(n *node) (*node, string) {
 	return n.parent, n.name
 }
 
-// path returns an O_PATH descriptor of n.
+// path returns a descriptor of n that may be O_PATH.
 func (f *FS) path(n *node) use {
-	if fd, ok := f.fds.acquire(n); ok {
+	if fd, ok := f.fds.acquire(n, pathOnly); ok {
 		return use{fd: fd, n: n, shared: &f.fds}
 	}
 	if n.mount != nil {
@@ -322,7 +362,7 @@ func (f *FS) path(n *node) use {
 		if !n.isDir() {
 			return use{fd: fd}
 		}
-		return use{fd: f.fds.adopt(n, fd), n: n, shared: &f.fds}
+		return use{fd: f.fds.adopt(n, fd, pathOnly), n: n, shared: &f.fds}
 	}
 	parent, name := f.fds.placeOf(n)
 	if parent == nil {
@@ -342,7 +382,53 @@ func (f *FS) path(n *node) use {
 		unix.Close(fd)
 		return use{fd: -1, errno: unix.ESTALE}
 	}
-	return use{fd: f.fds.adopt(n, fd), n: n, shared: &f.fds}
+	return use{fd: f.fds.adopt(n, fd, pathOnly), n: n, shared: &f.fds}
+}
+
+// file returns a descriptor of n: that of the open file fh if the kernel named
+// one, and otherwise one that may be O_PATH.
+func (f *FS) file(n *node, fh uint64, named bool) use {
+	if named && n.isRegular() && f.cache.Mode != CacheExclusive {
+		return use{fd: int(fh), lent: true}
+	}
+	return f.path(n)
+}
+
+// data returns a descriptor of a regular file's data: that of the open file
+// fh, or, if opens are not the server's business, one that it keeps itself.
+func (f *FS) data(id, fh uint64, least grade) use {
+	if f.cache.Mode != CacheExclusive {
+		return use{fd: int(fh), lent: true}
+	}
+	n := f.nodes.get(id)
+	if n == nil {
+		return use{fd: -1, errno: unix.ESTALE}
+	}
+	if fd, ok := f.fds.acquire(n, least); ok {
+		return use{fd: fd, n: n, shared: &f.fds}
+	}
+	flags, got := unix.O_RDONLY, readable
+	if least == writable {
+		flags, got = unix.O_RDWR, writable
+	}
+	u := f.path(n) // an unlinked file has no more than this
+	if u.errno != 0 {
+		return u
+	}
+	fd, errno := sys.Reopen(u.fd, flags|unix.O_NONBLOCK)
+	if errno == unix.EPERM && least == writable {
+		fd, errno = sys.Reopen(u.fd, unix.O_WRONLY|unix.O_APPEND|unix.O_NONBLOCK) // chattr +a
+		u.done()
+		return use{fd: fd, errno: errno}
+	}
+	u.done()
+	if errno != 0 {
+		return use{fd: -1, errno: errno}
+	}
+	if kept := f.fds.adopt(n, fd, got); kept >= 0 {
+		return use{fd: kept, n: n, shared: &f.fds}
+	}
+	return use{fd: fd}
 }
 
 // pathOf is path of the node with an id.

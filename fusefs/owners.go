@@ -10,8 +10,9 @@ import (
 // invalidID is what the kernel turns to INVALID_UID and INVALID_GID.
 const invalidID = 0xFFFFFFFF
 
-// owners translates owners between the wire and the disk. With relay, the
-// kernel has done so already and the wire carries disk ids.
+// owners translates owners between the wire and the disk. With relay the kernel
+// has done so already, the wire carries disk ids, and the map only tells who a
+// caller is to a file.
 type owners struct {
 	m     idmap.Map
 	relay bool
@@ -21,20 +22,34 @@ func (o *owners) viewUID(disk uint32) uint32 {
 	if o.relay {
 		return disk
 	}
-	if v, ok := o.m.ViewUID(idmap.DiskUID(disk)); ok {
-		return uint32(v)
-	}
-	return invalidID
+	return o.seenUID(disk)
 }
 
 func (o *owners) viewGID(disk uint32) uint32 {
 	if o.relay {
 		return disk
 	}
+	return o.seenGID(disk)
+}
+
+func (o *owners) seenUID(disk uint32) uint32 {
+	if v, ok := o.m.ViewUID(idmap.DiskUID(disk)); ok {
+		return uint32(v)
+	}
+	return invalidID
+}
+
+func (o *owners) seenGID(disk uint32) uint32 {
 	if v, ok := o.m.ViewGID(idmap.DiskGID(disk)); ok {
 		return uint32(v)
 	}
 	return invalidID
+}
+
+// seen are the owners of a file as processes have them, whatever the wire
+// carries.
+func (o *owners) seen(st *unix.Stat_t) (uid, gid uint32) {
+	return o.seenUID(st.Uid), o.seenGID(st.Gid)
 }
 
 func (o *owners) diskUID(wire uint32) (uint32, bool) {
@@ -56,7 +71,7 @@ func (o *owners) diskGID(wire uint32) (uint32, bool) {
 // diskGroups are the supplementary groups of a process, never nil. The map has
 // to say what they are on disk with relay too: no request carries them.
 func (o *owners) diskGroups(pid uint32) []uint32 {
-	groups, _ := statusOf(pid)
+	groups := subjectOf(pid).groups
 	disk := make([]uint32, 0, len(groups))
 	for _, view := range groups {
 		if g, ok := o.m.DiskGID(idmap.ViewGID(view)); ok {

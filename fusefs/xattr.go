@@ -91,7 +91,7 @@ func (f *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, value
 	if !carried(name) {
 		return fuse.Status(unix.EOPNOTSUPP)
 	}
-	_, u := f.pathOf(in.NodeId)
+	n, u := f.pathOf(in.NodeId)
 	if u.errno != 0 {
 		return fuse.Status(u.errno)
 	}
@@ -111,30 +111,19 @@ func (f *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, value
 			return fuse.Status(unix.EINVAL)
 		}
 	}
+	defer f.watch.disturb(n)
 	set := func() unix.Errno { return sys.SetXattr(u.fd, name, value, int(in.Flags)) }
 	if name == xattrAccessACL && in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0 {
-		return fuse.Status(f.withoutSetgid(u.fd, set))
+		var st unix.Stat_t
+		if errno := sys.Stat(u.fd, &st); errno != 0 {
+			return fuse.Status(errno)
+		}
+		return fuse.Status(f.asStranger(&st, false, set))
+	}
+	if name == xattrAccessACL {
+		return fuse.Status(f.withSetID(true, set)) // S_ISGID stays
 	}
 	return fuse.Status(set())
-}
-
-// withoutSetgid runs a call so that the source clears S_ISGID: as somebody who
-// is not in the file's group and lacks CAP_FSETID.
-func (f *FS) withoutSetgid(fd int, call func() unix.Errno) unix.Errno {
-	if f.asCallers {
-		// The caller is nobody in that group, or the kernel would not ask.
-		return sys.RunWithCaps(f.caps.Without(unix.CAP_FSETID), f.caps, f.permitted, call)
-	}
-	var st unix.Stat_t
-	if errno := sys.Stat(fd, &st); errno != 0 {
-		return errno
-	}
-	stranger := uint32(idmap.OverflowID)
-	if st.Gid == stranger {
-		stranger--
-	}
-	c := sys.Creds{FsUID: f.base.FsUID, FsGID: stranger, Caps: f.caps.Without(unix.CAP_FSETID)}
-	return c.Run(f.base, f.permitted, call)
 }
 
 // RemoveXAttr implements fuse.RawFileSystem.
@@ -142,11 +131,12 @@ func (f *FS) RemoveXAttr(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.
 	if !carried(name) {
 		return fuse.Status(unix.EOPNOTSUPP)
 	}
-	_, u := f.pathOf(h.NodeId)
+	n, u := f.pathOf(h.NodeId)
 	if u.errno != 0 {
 		return fuse.Status(u.errno)
 	}
 	defer u.done()
+	defer f.watch.disturb(n)
 	return fuse.Status(sys.RemoveXattr(u.fd, name))
 }
 

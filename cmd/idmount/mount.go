@@ -31,6 +31,7 @@ func mountCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "map", Aliases: []string{"m"}, Usage: "`MAP` entry, such as b:0:100000:65536; may be given again"},
 			&cli.StringFlag{Name: "backend", Value: "auto", Usage: "`BACKEND` auto, native, relay or translate"},
 			&cli.StringFlag{Name: "access", Value: "auto", Usage: "`WHO` a FUSE server is for the source: caller, daemon, or auto for caller where root is refused"},
+			&cli.StringFlag{Name: "cache", Value: "coherent", Usage: "what a FUSE mount keeps of SOURCE: `MODE` coherent, ttl=DURATION, none or exclusive"},
 			&cli.StringFlag{Name: "options", Aliases: []string{"o"}, Usage: "mount `OPTIONS`, such as ro,nosuid,nodev,noexec,noatime,private"},
 			&cli.BoolFlag{Name: "recursive", Aliases: []string{"r"}, Usage: "the submounts of SOURCE too"},
 			&cli.BoolFlag{Name: "foreground", Aliases: []string{"f"}, Usage: "serve a FUSE mount in this process until it is unmounted"},
@@ -45,6 +46,7 @@ func mountCommand() *cli.Command {
 				maps:       c.StringSlice("map"),
 				backend:    c.String("backend"),
 				access:     c.String("access"),
+				cache:      c.String("cache"),
 				options:    c.String("options"),
 				recursive:  c.Bool("recursive"),
 				foreground: c.Bool("foreground"),
@@ -60,7 +62,8 @@ func mountCommand() *cli.Command {
 // mountRequest is a command line of mount, or of mount.idmount.
 type mountRequest struct {
 	maps                        []string
-	backend, access, options    string
+	backend, access, cache      string
+	options                     string
 	recursive, foreground, json bool
 	quiet                       bool
 	source, target              string
@@ -86,6 +89,14 @@ func (r *mountRequest) run(ctx context.Context, stdout, stderr io.Writer) error 
 	if err != nil {
 		return &usageError{err}
 	}
+	options, value = takeOption(options, "cache")
+	if value == "" {
+		value = r.cache
+	}
+	cache, err := idmount.ParseCache(value)
+	if err != nil {
+		return &usageError{err}
+	}
 	program, err := os.Executable()
 	if err != nil {
 		return err
@@ -95,6 +106,7 @@ func (r *mountRequest) run(ctx context.Context, stdout, stderr io.Writer) error 
 		Backend:      backend,
 		Recursive:    r.recursive,
 		Access:       access,
+		Cache:        cache,
 		MountOptions: options,
 		Daemon:       program,
 		Logger:       slog.New(slog.NewTextHandler(stderr, nil)),

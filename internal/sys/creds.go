@@ -130,13 +130,14 @@ func (c Creds) apply(permitted CapSet) unix.Errno {
 }
 
 // KeepProcessCaps takes all capabilities but those of keep from every thread
-// of the process, now and later.
-func KeepProcessCaps(keep CapSet) error {
+// of the process, now and later. Those of raise among them stay permitted but
+// are not effective: a thread raises them for what needs them.
+func KeepProcessCaps(keep, raise CapSet) error {
 	effective, permitted, err := ThreadCaps()
 	if err != nil {
 		return err
 	}
-	hdr, data := capData(effective&keep, permitted&keep)
+	hdr, data := capData(effective&keep&^raise, permitted&keep)
 	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&data[0])), 0)
 	if errno != 0 {
 		return &Error{Op: "capset", Detail: "all threads", Err: errno}

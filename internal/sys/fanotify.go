@@ -61,13 +61,9 @@ func (c *Changes) Add(dir *os.File) error {
 	return err
 }
 
-// FSID returns what tells the file system of dir apart in a Change.
-func FSID(dir *os.File) (uint64, error) {
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
-		return 0, &Error{Op: "statfs", Path: dir.Name(), Err: err}
-	}
-	return uint64(uint32(st.Fsid.Val[0])) | uint64(uint32(st.Fsid.Val[1]))<<32, nil
+// FSID returns what tells a file system apart in a Change.
+func FSID(st *unix.Statfs_t) uint64 {
+	return uint64(uint32(st.Fsid.Val[0])) | uint64(uint32(st.Fsid.Val[1]))<<32
 }
 
 // Read waits for changes and calls each for every one. After Close it returns

@@ -36,10 +36,11 @@ func TestChangesNameFilesAsHandleAtDoes(t *testing.T) {
 			if err := changes.Add(dir); err != nil {
 				t.Fatal(err)
 			}
-			fsid, err := sys.FSID(dir)
-			if err != nil {
+			var st unix.Statfs_t
+			if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
 				t.Fatal(err)
 			}
+			fsid := sys.FSID(&st)
 			file := filepath.Join(path, "file")
 			if err := os.WriteFile(file, []byte("data"), 0o600); err != nil {
 				t.Fatal(err)

@@ -1,0 +1,148 @@
+package fusefs
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Cache says what the kernel may keep of what it learned of the source, and so
+// what a change that somebody makes below the mount looks like from above.
+// Changes made through the mount are always seen at once.
+type Cache struct {
+	Mode CacheMode
+	TTL  time.Duration // of CacheTTL
+}
+
+// CacheMode is how a Cache works. The zero value is CacheCoherent.
+type CacheMode uint8
+
+const (
+	// CacheCoherent keeps names and attributes, and takes back what others
+	// change below as soon as the kernel reports it (fanotify(7), Linux 5.9):
+	// in milliseconds. What is not reported, times of access and stores to
+	// mapped files, is seen within CoherentBound. Sources whose changes are not
+	// all seen by this kernel, such as NFS, work as with CacheNone.
+	CacheCoherent CacheMode = iota
+	// CacheTTL keeps names and attributes for a time, whatever happens below.
+	CacheTTL
+	// CacheNone keeps nothing: each access asks the server.
+	CacheNone
+	// CacheExclusive is for a source that is used only through the mount: the
+	// kernel keeps names, attributes and data, and writes data back later.
+	// Changes below are not seen, or lost.
+	CacheExclusive
+)
+
+// CoherentBound is how long a change may stay unseen that CacheCoherent is not
+// told of.
+const CoherentBound = time.Minute
+
+// exclusiveBound is how long the kernel keeps what cannot change.
+const exclusiveBound = 24 * time.Hour
+
+// maxTTL keeps a TTL far from the overflow of the kernel's clock.
+const maxTTL = 365 * 24 * time.Hour
+
+var cacheNames = map[CacheMode]string{
+	CacheCoherent:  "coherent",
+	CacheTTL:       "ttl",
+	CacheNone:      "none",
+	CacheExclusive: "exclusive",
+}
+
+// ParseCache reads coherent, none, exclusive or ttl=DURATION, a duration being
+// as in "10s" or "1m30s". An empty text is the default, coherent.
+func ParseCache(s string) (Cache, error) {
+	name, ttl, hasTTL := strings.Cut(s, "=")
+	c := Cache{Mode: CacheCoherent}
+	for mode, known := range cacheNames {
+		if name == known {
+			c.Mode = mode
+		}
+	}
+	if s != "" && cacheNames[c.Mode] != name {
+		return Cache{}, fmt.Errorf("cache %q: want coherent, ttl=DURATION, none or exclusive", s)
+	}
+	if hasTTL != (c.Mode == CacheTTL) {
+		return Cache{}, fmt.Errorf("cache %q: a duration belongs to ttl, and to no other", s)
+	}
+	if hasTTL {
+		var err error
+		if c.TTL, err = time.ParseDuration(ttl); err != nil {
+			return Cache{}, fmt.Errorf("cache %q: %q is no duration such as 10s or 1m30s", s, ttl)
+		}
+		if c.TTL <= 0 || c.TTL > maxTTL {
+			return Cache{}, fmt.Errorf("cache %q: the duration must be more than 0 and at most %v", s, maxTTL)
+		}
+	}
+	return c, nil
+}
+
+// String is the text that ParseCache reads back.
+func (c Cache) String() string {
+	if c.Mode == CacheTTL {
+		return "ttl=" + c.TTL.String()
+	}
+	return cacheNames[c.Mode]
+}
+
+// MarshalText is String.
+func (c Cache) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
+// UnmarshalText is ParseCache.
+func (c *Cache) UnmarshalText(text []byte) error {
+	parsed, err := ParseCache(string(text))
+	if err == nil {
+		*c = parsed
+	}
+	return err
+}
+
+// validity returns how long the kernel may keep what it is told of files on a
+// mount of the source.
+func (f *FS) validity(m *mount) time.Duration {
+	switch f.cache.Mode {
+	case CacheTTL:
+		return f.cache.TTL
+	case CacheExclusive:
+		return exclusiveBound
+	case CacheCoherent:
+		if m != nil && m.watched {
+			return CoherentBound
+		}
+	}
+	return 0
+}
+
+// attrValidity returns how long attributes of n may be kept that were read
+// since r began.
+//
+// The mode of a file with S_ISUID or S_ISGID is never kept: a write can clear
+// them at the source, without the kernel's knowing that of our file, and a
+// program has to lose them with its first changed byte. Neither are those of a
+// file that is open for writing and written without our knowing.
+func (f *FS) attrValidity(n *node, mode uint32, r reading) time.Duration {
+	if !n.isDir() && mode&(unix.S_ISUID|unix.S_ISGID) != 0 {
+		return 0
+	}
+	if n.writers.Load() != 0 && f.cache.Mode != CacheExclusive {
+		return 0
+	}
+	d := f.validity(n.mount)
+	if d != 0 && !f.watch.undisturbed(r) {
+		return 0
+	}
+	return d
+}
+
+// entryValidity is attrValidity for a name in dir.
+func (f *FS) entryValidity(dir *node, r reading) time.Duration {
+	d := f.validity(dir.mount)
+	if d != 0 && !f.watch.undisturbed(r) {
+		return 0
+	}
+	return d
+}
