@@ -24,7 +24,7 @@ import (
 // them, and open_by_handle_at(2) and the trusted attributes need them here.
 //
 // What has no caller, or goes by an open file, stays as it is: READ, WRITE,
-// FLUSH, FSYNC and READDIR, for which the source takes the credentials that the
+// FLUSH and FSYNC, for which the source takes the credentials that the
 // file was opened with; SETLK, which sees to it where it opens a file, as one
 // that waits may not occupy a thread; RELEASE and FORGET, for which the kernel names nobody.
 type callers struct {
@@ -147,6 +147,32 @@ func (c *callers) Tmpfile(x cancel, in *fuse.CreateIn, out *fuse.CreateOut) fuse
 
 func (c *callers) OpenDir(x cancel, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	return c.as(&in.InHeader, func() fuse.Status { return c.RawFileSystem.OpenDir(x, in, out) })
+}
+
+// Without OPENDIR, it is READDIR that opens the directory.
+func (c *callers) ReadDir(x cancel, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	return c.as(&in.InHeader, func() fuse.Status { return c.RawFileSystem.ReadDir(x, in, out) })
+}
+
+func (c *callers) ReadDirPlus(x cancel, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	return c.as(&in.InHeader, func() fuse.Status { return c.RawFileSystem.ReadDirPlus(x, in, out) })
+}
+
+func (c *callers) FsyncDir(x cancel, in *fuse.FsyncIn) fuse.Status {
+	return c.as(&in.InHeader, func() fuse.Status { return c.RawFileSystem.FsyncDir(x, in) })
+}
+
+// Write goes by the open file; the thread has the capabilities of all other
+// operations, which what clears S_ISUID and S_ISGID counts on.
+func (c *callers) Write(x cancel, in *fuse.WriteIn, data []byte) (n uint32, status fuse.Status) {
+	errno := sys.RunWithCaps(c.f.caps, c.f.base.Caps, c.f.permitted, func() unix.Errno {
+		n, status = c.RawFileSystem.Write(x, in, data)
+		return 0
+	})
+	if errno != 0 {
+		return 0, fuse.Status(errno)
+	}
+	return n, status
 }
 
 func (c *callers) StatFs(x cancel, h *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {

@@ -99,9 +99,12 @@ func TestCallers(t *testing.T) {
 	}
 }
 
-func TestCallersNotWithRelay(t *testing.T) {
-	if _, err := New(openSource(t), Options{Relay: true, AsCallers: true}); err == nil {
-		t.Error("no error")
+// TestCallersNotWith is about what would mix up callers.
+func TestCallersNotWith(t *testing.T) {
+	for _, o := range []Options{{Relay: true, AsCallers: true}, {Cache: Cache{Mode: CacheExclusive}, AsCallers: true}} {
+		if _, err := New(openSource(t), o); err == nil {
+			t.Errorf("%+v: no error", o)
+		}
 	}
 }
 

@@ -80,6 +80,9 @@ func New(source *os.File, o Options) (*FS, error) {
 	if o.AsCallers && o.Cache.Mode == CacheExclusive {
 		return nil, errors.New("fuse: data that the kernel writes back has no caller")
 	}
+	if o.AsCallers && o.Cache.Mode == CacheExclusive {
+		return nil, errors.New("fuse: the exclusive cache shares open files, so they can't be opened as their callers")
+	}
 	if !o.Relay {
 		if err := o.Map.CheckTranslate(); err != nil {
 			return nil, err
