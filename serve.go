@@ -46,6 +46,7 @@ func (p *plan) request() (*request, error) {
 	r := &request{
 		Map:     p.opts.Map,
 		Relay:   p.choice.Backend == Relay,
+		Cache:   p.opts.Cache,
 		Mount:   p.mount,
 		Source:  p.source,
 		Target:  p.target,

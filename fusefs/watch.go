@@ -258,8 +258,11 @@ func (w *watch) send() {
 func (w *watch) notify(n notice) {
 	if n.name != "" {
 		// It takes the directory's lock, and so comes after a look-up there.
-		w.fs.conn.invalidateEntry(n.id, n.name, true)
-		return
+		if w.fs.conn.invalidateEntry(n.id, n.name, true) == 0 {
+			return
+		}
+		// It does not know the name, and leaves the directory as it was.
+		n.data = true
 	}
 	off := int64(-1)
 	if n.data {
