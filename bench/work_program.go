@@ -93,7 +93,7 @@ func programWorkloads() []*workload {
 }
 
 // sourceFiles is the size of the tree that the programs work on.
-func (e *env) sourceFiles() int { return e.size(1000, 10_000) }
+func (e *env) sourceFiles() int { return e.size(1000, 5000) }
 
 // sourceSizes are those of the files of a source tree, again and again; their
 // mean is near 6 kB.
