@@ -149,6 +149,49 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// TestRequestsOfTheHottestOperations holds what makes the caches worth their
+// while: what is warm is not asked for again.
+func TestRequestsOfTheHottestOperations(t *testing.T) {
+	testenv.RequireRoot(t)
+	report, err := Run(context.Background(), Options{
+		Dir:       testenv.Source(t, "ext4"),
+		Program:   testenv.Binary(t),
+		Rounds:    1,
+		Systems:   []string{"translate", "translate+exclusive"},
+		Workloads: []string{"small", "write4k"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		row, system string
+		most        uint64 // for all operations of the row together
+	}{
+		{"write4k", "translate", 2},
+		{"append", "translate", 2},
+		{"write4k", "translate+exclusive", 2},
+		{"small-read", "translate+exclusive", 0},
+		{"open", "translate+exclusive", 0},
+	} {
+		row := report.Row(c.row)
+		if row == nil || row.Result(c.system) == nil || row.Result(c.system).Failed != "" {
+			t.Errorf("%s on %s: no figures: %+v", c.row, c.system, row)
+			continue
+		}
+		total := uint64(0)
+		requests := row.Result(c.system).Requests
+		for op, n := range requests {
+			if op != "FORGET" {
+				total += n
+			}
+		}
+		if total > c.most {
+			t.Errorf("%s on %s: %d requests for %d operations, want %d at most: %v",
+				c.row, c.system, total, row.Result(c.system).Ops, c.most, requests)
+		}
+	}
+}
+
 func TestRunStopsWithItsContext(t *testing.T) {
 	testenv.RequireRoot(t)
 	dir := testenv.Source(t, "tmpfs")

@@ -44,10 +44,13 @@ func (r *serverRequest) options() (idmount.Options, error) {
 	if r.Transport != "" && r.Transport != "dev" {
 		return o, fmt.Errorf("transport %s: this version has none", r.Transport)
 	}
-	if r.Cache != "" && r.Cache != "none" {
-		return o, fmt.Errorf("cache mode %s: this version has none", r.Cache)
+	cache := r.Cache
+	if cache == "ttl" {
+		cache = "ttl=1s" // as the peers have it
 	}
-	return o, nil
+	var err error
+	o.Cache, err = idmount.ParseCache(cache)
+	return o, err
 }
 
 // Serve is the server's end. It is for the idmount program's own use.
