@@ -52,7 +52,6 @@ func (p *plan) request() (*request, error) {
 		Target:  p.target,
 		NoPass:  p.opts.NoPassthrough,
 		Callers: p.access == CallerAccess,
-		Cache:   p.opts.Cache,
 	}
 	var err error
 	if r.target, err = os.OpenFile(p.target, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0); err != nil {
