@@ -89,8 +89,28 @@ func (c *callers) Statx(x cancel, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Sta
 	return c.as(&in.InHeader, func() fuse.Status { return c.RawFileSystem.Statx(x, in, out) })
 }
 
+// SetAttr is also sent when somebody writes to a file with S_ISUID or S_ISGID, by
+// kernels before 5.12, to clear these: a change of the mode by who is not the
+// owner. The kernel has let them, and only what judges by ids refuses it: that
+// clears the bits by itself when the write comes.
 func (c *callers) SetAttr(x cancel, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
-	return c.as(&in.InHeader, func() fuse.Status { return c.RawFileSystem.SetAttr(x, in, out) })
+	return c.as(&in.InHeader, func() fuse.Status {
+		status := c.RawFileSystem.SetAttr(x, in, out)
+		mode, ok := in.GetMode()
+		if status != fuse.EPERM || !ok || in.Valid&(fuse.FATTR_UID|fuse.FATTR_GID|fuse.FATTR_SIZE|fuse.FATTR_ATIME|fuse.FATTR_MTIME) != 0 {
+			return status
+		}
+		look := *in
+		look.Valid &^= fuse.FATTR_MODE
+		if now := c.RawFileSystem.SetAttr(x, &look, out); now != fuse.OK {
+			return now
+		}
+		const setID = unix.S_ISUID | unix.S_ISGID
+		if out.Attr.Mode&07777&^setID != mode&07777&^setID || mode&setID&^out.Attr.Mode != 0 {
+			return status // a chmod of its own
+		}
+		return fuse.OK
+	})
 }
 
 func (c *callers) Readlink(x cancel, h *fuse.InHeader) (target []byte, status fuse.Status) {

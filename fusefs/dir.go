@@ -142,11 +142,21 @@ func (f *FS) newStream(n *node, flags int) (*stream, unix.Errno) {
 		return nil, u.errno
 	}
 	defer u.done()
-	fd, errno := openat(u.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|flags, 0)
+	fd, errno := f.list(u.fd, flags)
 	if errno != 0 {
 		return nil, errno
 	}
 	return &stream{fd: fd, node: n}, 0
+}
+
+// list opens a directory to read it. By the name "." that takes the right to
+// search it too, which a caller who may list it need not have.
+func (f *FS) list(fd, flags int) (int, unix.Errno) {
+	flags |= unix.O_RDONLY | unix.O_DIRECTORY
+	if f.asCallers {
+		return sys.Reopen(fd, flags)
+	}
+	return openat(fd, ".", flags, 0)
 }
 
 // ReleaseDir implements fuse.RawFileSystem.
@@ -309,6 +319,6 @@ func (f *FS) dir(id, fh uint64) use {
 		return u
 	}
 	defer u.done()
-	fd, errno := openDir(u.fd, ".")
+	fd, errno := f.list(u.fd, 0)
 	return use{fd: fd, errno: errno}
 }
