@@ -6,6 +6,9 @@
 #   make bench     mounts beside those of bindfs and fuse-overlayfs, and what is to be
 #                  reached; in BENCHDIR (a directory for scratch files, .bench)
 #   make bench-go  Go benchmarks, whose output benchstat compares
+#   make soak      random calls on all backends, against the kernel's own mount, for
+#                  SOAKTIME (1m); SOAKSEED, SOAKBACKEND and SOAKCACHE narrow it down
+#   make race      the server's tests under the race detector
 #   make fuzz      every fuzzer for FUZZTIME (10s)
 #   make lint      gofmt, go vet, staticcheck
 #   make install   PREFIX (/usr/local), DESTDIR, HELPERDIR (/sbin)
@@ -21,6 +24,10 @@ HELPERDIR ?= /sbin
 DESTDIR ?=
 
 FUZZTIME ?= 10s
+SOAKTIME ?= 1m
+SOAKSEED ?=
+SOAKBACKEND ?=
+SOAKCACHE ?=
 TESTFLAGS ?=
 BENCHFLAGS ?= -benchtime 1s -count 5
 BENCHDIR ?= .bench
@@ -33,7 +40,7 @@ export GOFLAGS += -buildvcs=false
 
 MANPAGES := $(wildcard docs/man/*.8)
 
-.PHONY: all build test demo bench bench-go fuzz lint fmt-check vet install clean help
+.PHONY: all build test demo bench bench-go soak race fuzz lint fmt-check vet install clean help
 
 all: build
 
@@ -67,6 +74,18 @@ bench-go:
 	@./hack/need-root.sh 'make bench-go'
 	@./hack/setup.sh bench
 	$(GO) test -run '^$$' -bench . -benchmem -p 1 -timeout 120m $(BENCHFLAGS) ./...
+
+# /dev/shm: a sync of the file systems' images should not wait for a disk.
+soak:
+	@./hack/need-root.sh 'make soak'
+	@./hack/setup.sh test
+	TMPDIR=/dev/shm SOAKTIME=$(SOAKTIME) SOAKSEED=$(SOAKSEED) SOAKBACKEND=$(SOAKBACKEND) SOAKCACHE=$(SOAKCACHE) \
+		$(GO) test -count 1 -timeout 0 -v -run 'TestRandom|TestScript' $(TESTFLAGS) ./internal/differential
+
+race:
+	@./hack/need-root.sh 'make race'
+	@./hack/setup.sh race
+	$(GO) test -race -count 1 -timeout 20m $(TESTFLAGS) ./fusefs
 
 fuzz:
 	@./hack/fuzz.sh $(FUZZTIME)

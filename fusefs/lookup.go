@@ -108,12 +108,11 @@ func (f *FS) Forget(id, count uint64) {
 // victim makes sure that a file stays reachable when a name of it is about to
 // go. A file without a handle is found by its name, and other links or open
 // files of it may remain. One with a handle is gone with its last name unless
-// it is open, which with CacheExclusive only the kernel knows.
+// it is open, which only the kernel knows of what it opens by itself: by O_PATH,
+// FIFOs, sockets, devices, and with CacheExclusive everything.
 func (f *FS) victim(dir *node, dirfd int, name string) {
 	if dir.mount != nil {
-		if f.cache.Mode == CacheExclusive {
-			f.keepVictim(dirfd, name)
-		}
+		f.keepVictim(dirfd, name)
 		return
 	}
 	var st unix.Stat_t

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the Debian packages that a make target needs and that are missing.
 #
-#   hack/setup.sh test|demo|bench
+#   hack/setup.sh test|demo|bench|race
 #
 # Nothing is installed, and no network is used, when all of them are there.
 set -eu
@@ -14,8 +14,9 @@ case "${1-}" in
 demo) want=$demo ;;
 test) want=$test ;;
 bench) want=$bench ;;
+race) want="$test gcc libc6-dev" ;;
 *)
-	echo "usage: $0 test|demo|bench" >&2
+	echo "usage: $0 test|demo|bench|race" >&2
 	exit 2
 	;;
 esac

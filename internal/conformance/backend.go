@@ -14,12 +14,16 @@ var defaultBackends = []string{"relay", "translate"}
 // the test ends.
 func MountBackend(t testing.TB, source string, m *Map, backend string) string {
 	t.Helper()
+	return MountWith(t, source, m, backend, idmount.Options{})
+}
+
+// MountWith is MountBackend with options. Of those, Map, Backend and Daemon
+// are not used.
+func MountWith(t testing.TB, source string, m *Map, backend string, o idmount.Options) string {
+	t.Helper()
 	target := testenv.Dir(t)
-	mounted, err := idmount.Mount(t.Context(), source, target, idmount.Options{
-		Map:     m.IDMap(t),
-		Backend: idmount.Backend(backend),
-		Daemon:  testenv.Binary(t),
-	})
+	o.Map, o.Backend, o.Daemon = m.IDMap(t), idmount.Backend(backend), testenv.Binary(t)
+	mounted, err := idmount.Mount(t.Context(), source, target, o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -73,6 +73,18 @@ func (d *Disk) Symlink(target, name, owner string) {
 	})
 }
 
+// Link makes a hard link.
+func (d *Disk) Link(from, to string) {
+	d.do("link "+to, func() error { return os.Link(d.path(from), d.path(to)) })
+}
+
+// Times sets the time of the last access and that of the last change.
+func (d *Disk) Times(name string, ts []unix.Timespec) {
+	d.do("times of "+name, func() error {
+		return unix.UtimesNanoAt(unix.AT_FDCWD, d.path(name), ts, unix.AT_SYMLINK_NOFOLLOW)
+	})
+}
+
 // own sets the mode last: chown clears some of it.
 func (d *Disk) own(name, owner string, mode uint32) error {
 	uid, gid := d.Map.owner(owner)

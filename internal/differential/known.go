@@ -1,0 +1,151 @@
+package differential
+
+import (
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/conformance"
+)
+
+// What FUSE cannot do as the kernel does. package conformance has the reasons
+// (known_list.go); here is what follows from them for random steps:
+//
+//   - a mask finds two notes the same, if the difference leaves no traces;
+//   - what would leave traces is tidied up after the step, in every world alike;
+//   - what cannot be tidied up is not generated.
+
+// same is the mask of results.
+func same(backend, want, got string) bool {
+	if want == got {
+		return true
+	}
+	// The kernel checks permission before the server can refuse an unmapped id.
+	return backend == "translate" && want == "EOVERFLOW" && (got == "EACCES" || got == "EPERM")
+}
+
+// shown is the mask of an ACL, in hexadecimal: translate shows an unmapped id
+// as 4294967294, as the kernel takes no ACL with -1 from a server. No id of a
+// test is near.
+func shown(name, value string) string {
+	if name == accessACL || name == defaultACL {
+		return strings.ReplaceAll(value, "feffffff", "ffffffff")
+	}
+	return value
+}
+
+// listed is the mask of a list of attributes: the server does not know the
+// caller's capabilities, and shows trusted.* to everybody or to uid 0 alone.
+func listed(names []string) []string {
+	var out []string
+	for _, n := range names {
+		if !strings.HasPrefix(n, "trusted.") {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// tidy takes away, on disk, states that a backend leaves as they are or comes
+// to by another way. path is where the step was made; it may be a link.
+func tidy(dirfd int, s *Step, result, path string) {
+	var st unix.Stat_t
+	if unix.Fstatat(dirfd, path, &st, 0) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return
+	}
+	// The kernel does not clear S_ISGID without S_IXGRP on FUSE files, and chown
+	// asks for other rights where it does.
+	if st.Mode&(unix.S_ISGID|unix.S_IXGRP) == unix.S_ISGID {
+		_ = unix.Fchmodat(dirfd, path, st.Mode&0o7777&^unix.S_ISGID, 0)
+	}
+	// The kernel removes file capabilities before the server refuses to chown
+	// to an unmapped id.
+	if s.Call == "chown" && !strings.HasPrefix(result, "ok") {
+		_ = unix.Removexattr(procPath(dirfd, path), capability)
+	}
+}
+
+// untidy reports whether a step may need tidy before the next one.
+func untidy(s *Step) bool {
+	switch s.Call {
+	case "chown", "chmod":
+		return true
+	case "setxattr":
+		return s.Name == accessACL || s.Name == defaultACL
+	case "open", "mknod":
+		return s.Mode&unix.S_ISGID != 0
+	}
+	return false
+}
+
+// avoid changes a step that would come to a known difference for good.
+func avoid(m *conformance.Map, s *Step) {
+	byFD := s.Path == ""
+	switch s.Call {
+	case "chmod", "setxattr", "chown":
+		// What has no name can't be tidied up.
+		if byFD && s.Call == "chmod" {
+			s.Mode &^= unix.S_ISGID
+		}
+		if byFD && s.Call == "setxattr" && s.Name == accessACL {
+			s.Name, s.Value = "user.a", "value"
+		}
+		if byFD && s.Call == "chown" {
+			s.Owner = strings.NewReplacer("X", "A", "Y", "A", "R", "A").Replace(s.Owner)
+		}
+	case "open":
+		if s.Flags&unix.O_TMPFILE == unix.O_TMPFILE {
+			s.Mode &^= unix.S_ISGID
+		}
+	case "unlink":
+		if s.By == disk && (s.Path == "p" || s.Path == "l" || s.Path == "m") {
+			s.Path = "a"
+		}
+	case "rename":
+		if s.By == disk && s.Flags == 0 {
+			s.Flags = unix.RENAME_NOREPLACE
+		}
+		// A whiteout by a caller without an id on disk, over a file, has an
+		// invalid owner there; FUSE refuses to make it.
+		if s.Flags&unix.RENAME_WHITEOUT != 0 && s.By != disk && unmapped(m, s.By) {
+			s.Flags = 0
+		}
+	}
+}
+
+// avoidUntidy changes a step after which tidy would have something to do.
+func avoidUntidy(s *Step) {
+	switch s.Call {
+	case "chmod", "open", "mknod":
+		s.Mode &^= unix.S_ISGID
+	case "setxattr":
+		if s.Name == accessACL && s.Path == "s" {
+			s.Path = "a" // s has S_ISGID
+		}
+	case "link", "rename":
+		if s.Path == "s" || s.To == "s" {
+			s.Call, s.Path, s.To, s.Flags = "stat", "s", "", 0
+		}
+	case "chown":
+		s.Owner = strings.NewReplacer("X", "A", "Y", "A", "R", "A").Replace(s.Owner)
+	}
+}
+
+// unmapped reports whether files of a caller could have no owner on disk.
+func unmapped(m *conformance.Map, name string) bool {
+	c := conformance.CallerByName(name).Make(m)
+	uid, gid := c.UID, c.GID
+	for i := len(c.Namespaces) - 1; i >= 0; i-- {
+		uid, gid = uid+c.Namespaces[i].Outer, gid+c.Namespaces[i].Outer
+	}
+	return !within(m.UIDs, uid) || !within(m.GIDs, gid)
+}
+
+func within(view []conformance.Extent, id uint32) bool {
+	for _, e := range view {
+		if id >= e.View && id-e.View < e.Count {
+			return true
+		}
+	}
+	return false
+}
