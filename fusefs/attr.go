@@ -55,7 +55,8 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 	fd := u.fd
 	defer f.watch.disturb(n)
 	chown := uid != invalidID || gid != invalidID
-	if chown || in.Valid == 0 {
+	nothing := in.Valid&^fuse.FATTR_CTIME == 0 // with CacheExclusive the kernel says when
+	if chown || nothing {
 		var st unix.Stat_t
 		if errno := sys.Stat(fd, &st); errno != 0 {
 			return fuse.Status(errno)

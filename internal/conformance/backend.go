@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"os"
 	"testing"
 
 	"github.com/idmount/idmount"
@@ -14,7 +15,18 @@ var defaultBackends = []string{"relay", "translate"}
 // the test ends.
 func MountBackend(t testing.TB, source string, m *Map, backend string) string {
 	t.Helper()
-	return MountWith(t, source, m, backend, idmount.Options{})
+	return MountWith(t, source, m, backend, optionsFromEnv(t))
+}
+
+// optionsFromEnv are those that a run is to be made with: IDMOUNT_CACHE_MODE as
+// for --cache, and IDMOUNT_PASSTHROUGH=no for a request each read and write.
+func optionsFromEnv(t testing.TB) idmount.Options {
+	t.Helper()
+	cache, err := idmount.ParseCache(os.Getenv("IDMOUNT_CACHE_MODE"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return idmount.Options{Cache: cache, NoPassthrough: os.Getenv("IDMOUNT_PASSTHROUGH") == "no"}
 }
 
 // MountWith is MountBackend with options. Of those, Map, Backend and Daemon

@@ -7,7 +7,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/idmount/idmount"
 	"github.com/idmount/idmount/internal/testenv"
 )
 
@@ -71,8 +73,36 @@ func (p plan) callers(scenario int) []CallerClass {
 
 func TestConformance(t *testing.T) {
 	testenv.RequireRoot(t)
-	p := planFromEnv(t)
-	report := NewReport(KnownDifferences)
+	conform(t, planFromEnv(t), optionsFromEnv(t))
+}
+
+// TestModes runs a part of the suite in every other cache mode, and as on
+// kernels without passthrough.
+func TestModes(t *testing.T) {
+	testenv.RequireRoot(t)
+	if optionsFromEnv(t) != (idmount.Options{}) {
+		return // the whole run is in such a mode
+	}
+	for name, o := range map[string]idmount.Options{
+		"none":                {Cache: idmount.Cache{Mode: idmount.CacheNone}},
+		"ttl":                 {Cache: idmount.Cache{Mode: idmount.CacheTTL, TTL: 10 * time.Second}},
+		"exclusive":           {Cache: idmount.Cache{Mode: idmount.CacheExclusive}},
+		"without passthrough": {NoPassthrough: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := planFromEnv(t)
+			p.sources, p.backends, p.maps = []string{"ext4"}, []string{"translate"}, Maps[:1]
+			conform(t, p, o)
+		})
+	}
+}
+
+func conform(t *testing.T, p plan, o idmount.Options) {
+	list := KnownDifferences
+	if o.NoPassthrough || o.Cache.Mode == idmount.CacheExclusive {
+		list = append(slices.Clone(list), withoutPassthrough)
+	}
+	report := NewReport(list)
 	for _, fstype := range p.sources {
 		t.Run(fstype, func(t *testing.T) {
 			source := testenv.Source(t, fstype)
@@ -82,7 +112,7 @@ func TestConformance(t *testing.T) {
 					b := newBench(t, source, fstype, m, reference)
 					for _, backend := range p.backends {
 						t.Run(backend, func(t *testing.T) {
-							b.each(t, func(w *worker) { w.mount = MountBackend(t, source, m, backend) })
+							b.each(t, func(w *worker) { w.mount = MountWith(t, source, m, backend, o) })
 							for i, s := range p.scenarios(fstype) {
 								t.Run(s.Name, func(t *testing.T) {
 									t.Parallel()
