@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -130,11 +131,20 @@ func probeRelay(p *Protocol, tree, ns *os.File) Finding {
 	return unknown(err, "idmapping our FUSE mount failed")
 }
 
+// openAsCaller are the file systems to which the kernel registers passthrough,
+// and then every open fails: they look at the ids of the current process and not
+// at those that the backing file was registered with.
+var openAsCaller = []string{"9p", "cifs", "smb3", "afs", "coda"}
+
 // probePassthrough offers a file of the source as a backing file, with stack
 // depth 1 on dev, and if the source is itself stacked with 2 on another mount.
 func (r *Report) probePassthrough(ctx context.Context, p *Protocol, dev, src *os.File) {
 	if !p.has(flagPassthrough) {
 		r.Passthrough = no(nil, "the kernel's FUSE has no passthrough")
+		return
+	}
+	if slices.Contains(openAsCaller, r.FSType) {
+		r.Passthrough = no(nil, "%s opens a file as the process that asks, by an id that is not the source's", r.FSType)
 		return
 	}
 	file := anyFile(src)

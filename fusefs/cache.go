@@ -101,6 +101,11 @@ func (c *Cache) UnmarshalText(text []byte) error {
 	return err
 }
 
+// capExpireOnly is FUSE_HAS_EXPIRE_ONLY, Linux 6.2: a name can be taken back
+// without throwing a directory that a process works in out of the tree, for which
+// getcwd(2) then is ENOENT. Older kernels keep nothing.
+const capExpireOnly = 1 << 35
+
 // validity returns how long the kernel may keep what it is told of files on a
 // mount of the source.
 func (f *FS) validity(m *mount) time.Duration {
@@ -110,7 +115,7 @@ func (f *FS) validity(m *mount) time.Duration {
 	case CacheExclusive:
 		return exclusiveBound
 	case CacheCoherent:
-		if m != nil && m.watched {
+		if m != nil && m.watched && f.kernel.flags&capExpireOnly != 0 {
 			return CoherentBound
 		}
 	}

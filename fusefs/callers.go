@@ -89,7 +89,7 @@ func (c *callers) Statx(x cancel, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Sta
 	return c.as(&in.InHeader, func() fuse.Status { return c.RawFileSystem.Statx(x, in, out) })
 }
 
-// SetAttr is also sent when somebody writes to a file with S_ISUID or S_ISGID, by
+// SetAttr is also sent when somebody writes to or truncates a file with S_ISUID or S_ISGID, by
 // kernels before 5.12, to clear these: a change of the mode by who is not the
 // owner. The kernel has let them, and only what judges by ids refuses it: that
 // clears the bits by itself when the write comes.
@@ -97,7 +97,7 @@ func (c *callers) SetAttr(x cancel, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.
 	return c.as(&in.InHeader, func() fuse.Status {
 		status := c.RawFileSystem.SetAttr(x, in, out)
 		mode, ok := in.GetMode()
-		if status != fuse.EPERM || !ok || in.Valid&(fuse.FATTR_UID|fuse.FATTR_GID|fuse.FATTR_SIZE|fuse.FATTR_ATIME|fuse.FATTR_MTIME) != 0 {
+		if status != fuse.EPERM || !ok || in.Valid&(fuse.FATTR_UID|fuse.FATTR_GID) != 0 {
 			return status
 		}
 		look := *in

@@ -124,6 +124,9 @@ func New(source *os.File, o Options) (*FS, error) {
 		return nil, &sys.Error{Op: "statfs", Path: source.Name(), Err: err}
 	}
 	f.depth, f.remoteData = stacking(uint32(fs.Type))
+	if f.depth == 0 {
+		f.passOff.Store(true)
+	}
 	if o.AsCallers || f.remoteData {
 		groups, err := os.Getgroups()
 		if err != nil {
@@ -183,15 +186,20 @@ func descriptorBudget() int {
 // stacking returns how deep the kernel has to allow file systems to be stacked
 // for passthrough to files of a file system type, and whether close(2) there
 // reports errors that write(2) did not.
+//
+// A depth of 0 is for those that open a file as the calling process: with
+// passthrough that is the mount's user, by ids that are not the source's.
 func stacking(magic uint32) (depth int, remote bool) {
 	switch magic {
 	case unix.OVERLAYFS_SUPER_MAGIC, unix.ECRYPTFS_SUPER_MAGIC:
 		return 2, false
 	case unix.FUSE_SUPER_MAGIC:
 		return 2, true
-	case unix.NFS_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC,
-		unix.V9FS_MAGIC, unix.CEPH_SUPER_MAGIC, unix.AFS_SUPER_MAGIC, unix.CODA_SUPER_MAGIC:
+	case unix.NFS_SUPER_MAGIC, unix.CEPH_SUPER_MAGIC:
 		return 1, true
+	case unix.V9FS_MAGIC, unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC,
+		unix.AFS_SUPER_MAGIC, unix.CODA_SUPER_MAGIC:
+		return 0, true
 	}
 	return 1, false
 }

@@ -44,7 +44,25 @@ func (f *FS) alter(pid uint32, fd int, v verdict, call func() unix.Errno) unix.E
 	if v == mayKeep || v == askCaller && caller.capable(unix.CAP_FSETID) || v == askOfChown && member {
 		return f.withSetID(true, call)
 	}
+	if f.remoteData && !f.asCallers {
+		// Its server takes ours for root, who may keep the bits, whatever
+		// capabilities the thread has.
+		errno := call()
+		if errno != 0 {
+			return errno
+		}
+		return sys.Chmod(fd, st.Mode&07777&^lostBits(st.Mode, member))
+	}
 	return f.asStranger(&st, member, call)
+}
+
+// lostBits are those that a change takes from a mode.
+func lostBits(mode uint32, member bool) uint32 {
+	const group = unix.S_ISGID | unix.S_IXGRP
+	if mode&group == group || !member {
+		return unix.S_ISUID | unix.S_ISGID
+	}
+	return unix.S_ISUID
 }
 
 // hasSetID reports whether a file has bits that a change clears. Those of a

@@ -258,6 +258,9 @@ func (w *watch) send() {
 func (w *watch) notify(n notice) {
 	if n.name != "" {
 		// It takes the directory's lock, and so comes after a look-up there.
+		if w.fs.kernel.flags&capExpireOnly == 0 {
+			return // no name is kept
+		}
 		if w.fs.conn.invalidateEntry(n.id, n.name, true) == 0 {
 			return
 		}
