@@ -133,7 +133,7 @@ func (f *FS) attrValidity(n *node, mode uint32, r reading) time.Duration {
 	if !n.isDir() && mode&(unix.S_ISUID|unix.S_ISGID) != 0 {
 		return 0
 	}
-	if n.writers.Load() != 0 && f.cache.Mode != CacheExclusive {
+	if n.written() && f.cache.Mode != CacheExclusive {
 		return 0
 	}
 	d := f.validity(n.mount)

@@ -60,23 +60,24 @@ func (f *FS) opened(n *node, fd int, flags uint32, out *fuse.OpenOut) {
 	if !f.remoteData && !f.flushes(n, out.Fh) {
 		out.OpenFlags |= fuse.FOPEN_NOFLUSH
 	}
-	n.open.mu.Lock()
-	defer n.open.mu.Unlock()
-	if n.open.count == 0 {
-		n.open.backing = f.register(fd)
+	u := n.uses()
+	u.open.mu.Lock()
+	defer u.open.mu.Unlock()
+	if u.open.count == 0 {
+		u.open.backing = f.register(fd)
 	}
-	n.open.count++
-	if n.open.backing == 0 {
+	u.open.count++
+	if u.open.backing == 0 {
 		if f.passOff.Load() && f.validity(n.mount) > 0 && f.cache.Mode == CacheCoherent {
 			out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
 		}
 		return
 	}
 	out.OpenFlags |= fuse.FOPEN_PASSTHROUGH
-	out.BackingID = n.open.backing
+	out.BackingID = u.open.backing
 	if access := flags & unix.O_ACCMODE; access != unix.O_RDONLY {
-		if n.writers.Add(1) == 1 {
-			n.unkept.Store(false)
+		if u.writers.Add(1) == 1 {
+			u.unkept.Store(false)
 		}
 		if access == unix.O_RDWR {
 			f.watch.forget(n.id, false) // stores to a mapping are reported to nobody
@@ -122,16 +123,17 @@ func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 		return
 	}
 	if n := f.nodes.get(in.NodeId); n != nil {
-		n.open.mu.Lock()
-		n.open.count--
-		if n.open.backing != 0 && in.Flags&unix.O_ACCMODE != unix.O_RDONLY {
-			n.writers.Add(-1)
+		u := n.uses()
+		u.open.mu.Lock()
+		u.open.count--
+		if u.open.backing != 0 && in.Flags&unix.O_ACCMODE != unix.O_RDONLY {
+			u.writers.Add(-1)
 		}
-		if n.open.count == 0 && n.open.backing != 0 {
-			f.conn.unregisterBacking(n.open.backing)
-			n.open.backing = 0
+		if u.open.count == 0 && u.open.backing != 0 {
+			f.conn.unregisterBacking(u.open.backing)
+			u.open.backing = 0
 		}
-		n.open.mu.Unlock()
+		u.open.mu.Unlock()
 		f.releaseLocks(n, in.Fh)
 	}
 	unix.Close(int(in.Fh))

@@ -156,7 +156,7 @@ func New(source *os.File, o Options) (*FS, error) {
 		f.mounts.close()
 		return nil, &sys.Error{Op: "fcntl", Path: source.Name(), Err: err}
 	}
-	f.root = &node{typ: unix.S_IFDIR, tag: f.devices.tag(st.Dev), mount: f.mounts.root, fd: -1}
+	f.root = &node{typ: unix.S_IFDIR, tag: f.devices.tag(st.Dev), mount: f.mounts.root}
 	f.root.key = keyOfInode(&st)
 	if f.root.mount != nil {
 		var buf [sys.MaxHandle]byte
@@ -300,8 +300,8 @@ func (f *FS) close() {
 	f.fds.mu.Lock()
 	defer f.fds.mu.Unlock()
 	for _, n := range f.fds.ring {
-		unix.Close(n.fd)
-		n.fd = -1
+		unix.Close(n.held.fd)
+		n.held.fd = -1
 	}
 	f.fds.ring = nil
 }

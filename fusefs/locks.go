@@ -84,9 +84,18 @@ const (
 	releaseGrace = 50 * time.Millisecond
 )
 
+// fileLocks returns the state of the node's locks, nil if nobody has ever
+// locked it.
+func (n *node) fileLocks() *fileLocks {
+	if u := n.usage.Load(); u != nil {
+		return u.locks.Load()
+	}
+	return nil
+}
+
 // locksOf returns the state of a file's locks and makes it if there is none.
 func (f *FS) locksOf(n *node) *fileLocks {
-	if l := n.locks.Load(); l != nil {
+	if l := n.fileLocks(); l != nil {
 		return l
 	}
 	l := &fileLocks{
@@ -96,8 +105,8 @@ func (f *FS) locksOf(n *node) *fileLocks {
 		waiters: make(map[*lockWaiter]struct{}),
 		flushed: make(map[uint64]bool),
 	}
-	if !n.locks.CompareAndSwap(nil, l) {
-		return n.locks.Load()
+	if !n.uses().locks.CompareAndSwap(nil, l) {
+		return n.fileLocks()
 	}
 	return l
 }
@@ -105,7 +114,7 @@ func (f *FS) locksOf(n *node) *fileLocks {
 // flushes reports whether the file that is being opened as fh should have FLUSH
 // sent for the sake of its locks.
 func (f *FS) flushes(n *node, fh uint64) bool {
-	l := n.locks.Load()
+	l := n.fileLocks()
 	if l == nil {
 		return false
 	}
@@ -360,7 +369,7 @@ func (f *FS) tryFlock(l *fileLocks, r *lockRequest, in *fuse.LkIn) unix.Errno {
 
 // flushLocks is close(2) of one descriptor by an owner of POSIX locks.
 func (f *FS) flushLocks(n *node, owner uint64) {
-	if l := n.locks.Load(); l != nil {
+	if l := n.fileLocks(); l != nil {
 		l.sys.Lock()
 		f.dropOwner(l, owner)
 		l.sys.Unlock()
@@ -369,7 +378,7 @@ func (f *FS) flushLocks(n *node, owner uint64) {
 
 // releaseLocks is the end of an open file.
 func (f *FS) releaseLocks(n *node, fh uint64) {
-	l := n.locks.Load()
+	l := n.fileLocks()
 	if l == nil {
 		return
 	}

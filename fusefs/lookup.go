@@ -17,7 +17,7 @@ func validName(name string) bool {
 // identify makes the file of an O_PATH descriptor known, counts a look-up and
 // fills in the answer. It takes the descriptor over.
 func (f *FS) identify(fd int, parent *node, name string, out *fuse.EntryOut) (*node, unix.Errno) {
-	fresh := &node{fd: -1}
+	fresh := new(node)
 	var buf [sys.MaxHandle]byte
 	size, mountID, noHandle := sys.HandleAt(fd, "", &buf)
 	// The identity first: what happens to the file from here on is noticed.

@@ -21,7 +21,13 @@ type node struct {
 
 	refs uint64 // the kernel's look-ups; guarded by table.mu
 
-	// Guarded by fdCache.mu.
+	held  *held // nil if it never had a descriptor; guarded by fdCache.mu
+	usage atomic.Pointer[usage]
+}
+
+// held is the part of fdCache in a node. There may be millions of nodes, and
+// most have none.
+type held struct {
 	fd     int // descriptor, -1 if none
 	grade  grade
 	users  int
@@ -31,11 +37,40 @@ type node struct {
 	slot   int    // index in the cache's ring
 	parent *node  // where to find it again if there is no handle
 	name   string // there
+}
 
+// holds returns the part of fdCache, and makes it if there is none.
+func (n *node) holds() *held {
+	if n.held == nil {
+		n.held = &held{fd: -1}
+	}
+	return n.held
+}
+
+// usage is what a node needs that has been opened.
+type usage struct {
 	open    openState
 	writers atomic.Int32              // open files that write past this server, by passthrough
 	unkept  atomic.Bool               // the kernel has been told so; see watch.changed
 	locks   atomic.Pointer[fileLocks] // nil if nobody has ever locked it
+}
+
+// uses returns the usage, and makes it if there is none.
+func (n *node) uses() *usage {
+	if u := n.usage.Load(); u != nil {
+		return u
+	}
+	u := new(usage)
+	if !n.usage.CompareAndSwap(nil, u) {
+		return n.usage.Load()
+	}
+	return u
+}
+
+// written reports whether the file is open for writing past this server.
+func (n *node) written() bool {
+	u := n.usage.Load()
+	return u != nil && u.writers.Load() > 0
 }
 
 func (n *node) isDir() bool     { return n.typ == unix.S_IFDIR }
@@ -110,12 +145,13 @@ func (u *use) done() {
 func (c *fdCache) acquire(n *node, least grade) (int, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if n.fd < 0 || n.grade < least {
+	h := n.held
+	if h == nil || h.fd < 0 || h.grade < least {
 		return -1, false
 	}
-	n.users++
-	n.recent = true
-	return n.fd, true
+	h.users++
+	h.recent = true
+	return h.fd, true
 }
 
 // adopt gives the node a descriptor unless it has one as good, and acquires
@@ -124,35 +160,36 @@ func (c *fdCache) acquire(n *node, least grade) (int, bool) {
 func (c *fdCache) adopt(n *node, fd int, g grade) int {
 	var closing []int
 	c.mu.Lock()
+	h := n.holds()
 	switch {
-	case n.fd >= 0 && n.grade >= g:
+	case h.fd >= 0 && h.grade >= g:
 		closing = append(closing, fd)
-	case n.fd >= 0 && n.users > 0:
+	case h.fd >= 0 && h.users > 0:
 		c.mu.Unlock()
 		return -1
-	case n.fd >= 0:
-		closing = append(closing, n.fd)
-		n.fd, n.grade = fd, g
+	case h.fd >= 0:
+		closing = append(closing, h.fd)
+		h.fd, h.grade = fd, g
 	default:
-		n.fd, n.grade = fd, g
-		n.slot = len(c.ring)
+		h.fd, h.grade = fd, g
+		h.slot = len(c.ring)
 		c.ring = append(c.ring, n)
-		n.dead = false
+		h.dead = false
 	}
-	n.users++
-	n.recent = true
-	fd = n.fd
+	h.users++
+	h.recent = true
+	fd = h.fd
 	for turns := 2 * len(c.ring); len(c.ring) > c.budget && turns > 0; turns-- {
 		if c.hand >= len(c.ring) {
 			c.hand = 0
 		}
-		victim := c.ring[c.hand]
+		victim := c.ring[c.hand].held
 		if victim.users > 0 || victim.pinned || victim.recent {
 			victim.recent = false
 			c.hand++
 			continue
 		}
-		closing = append(closing, c.remove(victim))
+		closing = append(closing, c.remove(c.ring[c.hand]))
 	}
 	c.mu.Unlock()
 	for _, fd := range closing {
@@ -165,20 +202,21 @@ func (c *fdCache) adopt(n *node, fd int, g grade) int {
 func (c *fdCache) remove(n *node) int {
 	last := len(c.ring) - 1
 	moved := c.ring[last]
-	c.ring[n.slot] = moved
-	moved.slot = n.slot
+	c.ring[n.held.slot] = moved
+	moved.held.slot = n.held.slot
 	c.ring[last] = nil
 	c.ring = c.ring[:last]
-	fd := n.fd
-	n.fd = -1
+	fd := n.held.fd
+	n.held.fd = -1
 	return fd
 }
 
 func (c *fdCache) release(n *node) {
 	fd := -1
 	c.mu.Lock()
-	n.users--
-	if n.users == 0 && n.dead && n.fd >= 0 {
+	h := n.held
+	h.users--
+	if h.users == 0 && h.dead && h.fd >= 0 {
 		fd = c.remove(n)
 	}
 	c.mu.Unlock()
@@ -191,10 +229,12 @@ func (c *fdCache) release(n *node) {
 func (c *fdCache) drop(n *node) {
 	fd := -1
 	c.mu.Lock()
-	n.dead = true
-	n.parent = nil
-	if n.users == 0 && n.fd >= 0 {
-		fd = c.remove(n)
+	if h := n.held; h != nil {
+		h.dead = true
+		h.parent = nil
+		if h.users == 0 && h.fd >= 0 {
+			fd = c.remove(n)
+		}
 	}
 	c.mu.Unlock()
 	if fd >= 0 {
@@ -208,20 +248,24 @@ func (c *fdCache) place(n, parent *node, name string) {
 		return
 	}
 	c.mu.Lock()
-	n.parent, n.name = parent, name
+	h := n.holds()
+	h.parent, h.name = parent, name
 	c.mu.Unlock()
 }
 
 func (c *fdCache) pin(n *node) {
 	c.mu.Lock()
-	n.pinned = true
+	n.holds().pinned = true
 	c.mu.Unlock()
 }
 
 func (c *fdCache) placeOf(n *node) (*node, string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return n.parent, n.name
+	if n.held == nil {
+		return nil, ""
+	}
+	return n.held.parent, n.held.name
 }
 
 // path returns a descriptor of n that may be O_PATH.

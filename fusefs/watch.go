@@ -221,7 +221,7 @@ func (w *watch) changed(c *sys.Change) {
 			n := w.known(m, c.File)
 			// Nothing is kept of a file that is written through the mount,
 			// and each of those writes is an event.
-			if n == nil || c.Mask&(unix.FAN_ATTRIB|unix.FAN_MOVE_SELF) == 0 && n.writers.Load() > 0 && n.unkept.Swap(true) {
+			if n == nil || c.Mask&(unix.FAN_ATTRIB|unix.FAN_MOVE_SELF) == 0 && n.written() && n.uses().unkept.Swap(true) {
 				continue
 			}
 			w.tell(notice{id: n.id, data: c.Mask&unix.FAN_MODIFY != 0})
