@@ -174,18 +174,19 @@ func (f *FS) openNew(c creator, dirfd int, name string, flags int) (fd int, errn
 
 // created answers with a new file that fd has open.
 func (f *FS) created(fd int, flags uint32, dir *node, name string, out *fuse.CreateOut) fuse.Status {
-	path, errno := sys.Reopen(fd, unix.O_PATH)
+	var began reading
+	if dir != nil {
+		began = f.watch.begin(dir.key)
+	}
+	n, errno := f.identify(fd, false, dir, name, &out.EntryOut)
 	if errno != 0 {
 		unix.Close(fd)
 		return fuse.Status(errno)
 	}
-	n, errno := f.identify(path, dir, name, &out.EntryOut)
-	if errno != 0 {
-		unix.Close(fd)
-		return fuse.Status(errno)
-	}
-	if dir == nil && n.mount == nil {
-		f.fds.pin(n) // it has no name to find it by
+	if dir != nil {
+		out.EntryOut.SetEntryTimeout(f.entryValidity(dir, began))
+	} else if n.mount == nil || f.cache.Mode == CacheExclusive {
+		f.fds.pin(n) // it has no name to find it by, and nothing else keeps it
 	}
 	if f.cache.Mode == CacheExclusive {
 		if f.fds.adopt(n, fd, writable) < 0 {
@@ -196,6 +197,9 @@ func (f *FS) created(fd int, flags uint32, dir *node, name string, out *fuse.Cre
 		return fuse.OK
 	}
 	f.opened(n, fd, flags, &out.OpenOut)
+	if n.written() {
+		out.EntryOut.SetAttrTimeout(0)
+	}
 	return fuse.OK
 }
 

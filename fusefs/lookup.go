@@ -14,9 +14,38 @@ func validName(name string) bool {
 	return name != "" && name != "." && name != ".." && !strings.ContainsAny(name, "/\x00")
 }
 
-// identify makes the file of an O_PATH descriptor known, counts a look-up and
-// fills in the answer. It takes the descriptor over.
-func (f *FS) identify(fd int, parent *node, name string, out *fuse.EntryOut) (*node, unix.Errno) {
+// identify makes the file of a descriptor known, counts a look-up and fills in
+// the answer. It takes an O_PATH descriptor over; any other stays the caller's.
+func (f *FS) identify(fd int, path bool, parent *node, name string, out *fuse.EntryOut) (*node, unix.Errno) {
+	n, errno := f.intern(fd, out)
+	if errno == 0 && (n.mount == nil || n.isDir()) {
+		if path {
+			f.keep(n, fd, parent, name)
+			return n, 0
+		}
+		var own int
+		if own, errno = sys.Reopen(fd, unix.O_PATH); errno == 0 {
+			f.keep(n, own, parent, name)
+		} else {
+			f.Forget(n.id, 1)
+		}
+	}
+	if path {
+		unix.Close(fd)
+	}
+	return n, errno
+}
+
+// keep gives a node an O_PATH descriptor.
+func (f *FS) keep(n *node, fd int, parent *node, name string) {
+	f.fds.adopt(n, fd, pathOnly)
+	f.fds.place(n, parent, name)
+	f.fds.release(n)
+}
+
+// intern makes the file of a descriptor known, counts a look-up and fills in
+// the answer.
+func (f *FS) intern(fd int, out *fuse.EntryOut) (*node, unix.Errno) {
 	fresh := new(node)
 	var buf [sys.MaxHandle]byte
 	size, mountID, noHandle := sys.HandleAt(fd, "", &buf)
@@ -31,7 +60,6 @@ func (f *FS) identify(fd int, parent *node, name string, out *fuse.EntryOut) (*n
 	}
 	var st unix.Stat_t
 	if errno := sys.Stat(fd, &st); errno != 0 {
-		unix.Close(fd)
 		return nil, errno
 	}
 	fresh.typ = st.Mode & unix.S_IFMT
@@ -46,15 +74,7 @@ func (f *FS) identify(fd int, parent *node, name string, out *fuse.EntryOut) (*n
 	}
 	n := f.nodes.intern(fresh)
 	if n == nil {
-		unix.Close(fd)
 		return nil, unix.ENFILE
-	}
-	if n.mount == nil || n.isDir() {
-		f.fds.adopt(n, fd, pathOnly)
-		f.fds.place(n, parent, name)
-		f.fds.release(n)
-	} else {
-		unix.Close(fd)
 	}
 	out.NodeId = n.id
 	out.Generation = 1
@@ -70,7 +90,7 @@ func (f *FS) entry(dir *node, dirfd int, name string, out *fuse.EntryOut) unix.E
 	began := f.watch.begin(dir.key)
 	fd, errno := openPath(dirfd, name)
 	if errno == 0 {
-		_, errno = f.identify(fd, dir, name, out)
+		_, errno = f.identify(fd, true, dir, name, out)
 	}
 	// That there is none may be kept as well.
 	out.SetEntryTimeout(f.entryValidity(dir, began))
