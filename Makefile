@@ -2,6 +2,8 @@
 #
 #   make build     bin/idmount, static
 #   make test      every test; needs root, because the tests mount file systems
+#   make test-kernels  each backend on each source on Linux 5.10, 6.1, 6.12, 7.2 and the
+#                  one that runs; KERNELS=list narrows it; a whole run writes docs/kernels.md
 #   make demo      the walk-through: one home directory seen by another user; needs root
 #   make bench     mounts beside those of bindfs and fuse-overlayfs, and what is to be
 #                  reached; in BENCHDIR (a directory for scratch files, .bench)
@@ -40,7 +42,7 @@ export GOFLAGS += -buildvcs=false
 
 MANPAGES := $(wildcard docs/man/*.8)
 
-.PHONY: all build test demo bench bench-go soak race fuzz lint fmt-check vet install clean help
+.PHONY: all build test test-kernels demo bench bench-go soak race fuzz lint fmt-check vet install clean help
 
 all: build
 
@@ -57,6 +59,14 @@ test:
 	@./hack/setup.sh test
 	@$(MAKE) --no-print-directory fmt-check vet
 	$(GO) test -p 1 -timeout 60m $(TESTFLAGS) ./...
+
+# About a quarter of an hour for all of them. A part of it is in make test.
+KERNELS ?= all
+test-kernels:
+	@./hack/need-root.sh 'make test-kernels'
+	@./hack/setup.sh test
+	IDMOUNT_KERNELS=$(KERNELS) IDMOUNT_KERNELS_WRITE=$(if $(filter all,$(KERNELS)),1) \
+		$(GO) test -count 1 -v -run 'TestKernels|TestNFS' -timeout 90m ./internal/kernels
 
 demo: build
 	@./hack/need-root.sh 'make demo'

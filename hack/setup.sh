@@ -7,7 +7,7 @@
 set -eu
 
 demo="acl libcap2-bin util-linux fuse3 e2fsprogs kmod patchelf dpkg"
-test="$demo attr xfsprogs btrfs-progs mmdebstrap bindfs mount"
+test="$demo attr xfsprogs btrfs-progs mmdebstrap bindfs mount squashfs-tools squashfuse erofs-utils"
 bench="$test fuse-overlayfs fio rsync"
 
 case "${1-}" in

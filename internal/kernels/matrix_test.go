@@ -1,0 +1,209 @@
+package kernels
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/testenv"
+	"github.com/idmount/idmount/internal/uml"
+)
+
+// A job is a task and the kernel to do it on: a suite's, or "host" for the one
+// that runs.
+type job struct {
+	suite string
+	task
+}
+
+// quickJobs are those of a plain `go test`: a kernel without mount_setattr, one
+// without passthrough, and one with relay and with NFS that squashes root.
+func quickJobs() []job {
+	const cases = 20
+	return []job{
+		{"bullseye", task{Sources: []string{"ext4", "overlay"}, Cases: cases}},
+		{"bookworm", task{Sources: []string{"tmpfs"}, Cases: cases}},
+		{"trixie", task{Sources: []string{"overlay"}, Cases: cases}},
+		{"trixie", task{Sources: []string{"nfs4-root_squash"}, NFS: "root_squash", Cases: cases}},
+	}
+}
+
+// allJobs are those of make test-kernels.
+func allJobs(suites []string) []job {
+	cases := 16
+	if n, err := strconv.Atoi(os.Getenv("IDMOUNT_KERNELS_CASES")); err == nil {
+		cases = n
+	}
+	var jobs []job
+	for _, s := range suites {
+		jobs = append(jobs, job{s, task{Cases: cases}})
+		if s != "host" {
+			jobs = append(jobs,
+				job{s, task{NFS: "no_root_squash", Cases: cases}},
+				job{s, task{NFS: "root_squash", Cases: cases}})
+		}
+	}
+	return jobs
+}
+
+// TestKernels prints the matrix. IDMOUNT_KERNELS is "" for a quick part, "all",
+// or a list of suites and "host"; IDMOUNT_KERNELS_SOURCES narrows the sources.
+// With IDMOUNT_KERNELS_WRITE=1 a whole run writes the tables of docs/kernels.md;
+// any other run is compared with them.
+func TestKernels(t *testing.T) {
+	testenv.RequireRoot(t)
+	if os.Getenv(taskEnv) != "" {
+		return
+	}
+	jobs := quickJobs()
+	var suites []string
+	switch list := os.Getenv("IDMOUNT_KERNELS"); list {
+	case "":
+	case "all":
+		suites = []string{"bullseye", "bookworm", "trixie", "host", "sid"}
+	default:
+		suites = strings.Split(list, ",")
+	}
+	if suites != nil {
+		jobs = allJobs(suites)
+	}
+	if list := os.Getenv("IDMOUNT_KERNELS_SOURCES"); list != "" {
+		names := strings.Split(list, ",")
+		jobs = slices.DeleteFunc(jobs, func(j job) bool {
+			return !slices.ContainsFunc(names, func(name string) bool { return strings.HasPrefix(name, "nfs") == (j.NFS != "") })
+		})
+		for i := range jobs {
+			jobs[i].Sources = names
+		}
+	}
+	dir := testenv.Dir(t)
+	oracleFile := filepath.Join(dir, "oracle.json")
+	var cases []suiteCase
+	for _, j := range jobs {
+		cases = append(cases, pickCases(j.Cases, j.NFS)...)
+	}
+	record(t, oracleFile, slices.Compact(cases))
+
+	var mu sync.Mutex
+	var cells []Cell
+	places := make(chan struct{}, 2)
+	var wait sync.WaitGroup
+	for _, j := range jobs {
+		wait.Add(1)
+		places <- struct{}{}
+		go func() {
+			defer func() { <-places; wait.Done() }()
+			j.Oracle = oracleFile
+			got, err := j.run(t, dir)
+			mu.Lock()
+			defer mu.Unlock()
+			cells = append(cells, got...)
+			for _, c := range got {
+				if c.Result == Fail {
+					t.Errorf("%s: %s on %s: %s", c.Kernel, c.Backend, c.Source, c.Reason)
+				}
+			}
+			switch {
+			case errors.Is(err, uml.ErrUnavailable):
+				t.Log(err)
+			case err != nil:
+				t.Errorf("%s: %v", j.suite, err)
+			case len(got) == 0:
+				t.Errorf("%s: no cell came out of it", j.suite)
+			}
+		}()
+	}
+	wait.Wait()
+	if len(cells) == 0 && !t.Failed() {
+		testenv.Skip(t, testenv.NeedKernel, "no kernel could be had")
+	}
+	fmt.Print(table(cells))
+	checkDocument(t, cells, suites != nil && os.Getenv("IDMOUNT_KERNELS_WRITE") == "1")
+}
+
+// run does the task and returns what came of it, in an error's case as far as
+// it got.
+func (j job) run(t *testing.T, dir string) ([]Cell, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	started := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Minute)
+	defer cancel()
+	var output string
+	if j.suite == "host" {
+		var u unix.Utsname
+		_ = unix.Uname(&u)
+		j.Kernel = short(unix.ByteSliceToString(u.Release[:]))
+		cmd := exec.CommandContext(ctx, program, "-test.run=^TestGuest$", "-test.v")
+		cmd.Dir = "/"
+		cmd.Env = append(os.Environ(), taskEnv+"="+j.json(), "IDMOUNT_BINARY="+testenv.Binary(t))
+		var out []byte
+		out, err = cmd.CombinedOutput()
+		output = string(out)
+	} else {
+		var k *uml.Kernel
+		if k, err = uml.Fetch(ctx, j.suite, ""); err != nil {
+			return nil, err
+		}
+		j.Kernel = short(k.Release)
+		o := uml.Options{
+			Command: []string{program, "-test.run=^TestGuest$", "-test.v", "-test.timeout=40m"},
+			Env:     []string{taskEnv + "=" + j.json(), "IDMOUNT_BINARY=" + testenv.Binary(t)},
+			Modules: []string{"fuse", "loop", "overlay", "ext4", "xfs", "btrfs", "squashfs", "erofs"},
+			Expose:  []string{dir, filepath.Dir(testenv.Binary(t))},
+			MemMB:   2048,
+			Timeout: 40 * time.Minute,
+		}
+		if j.NFS != "" {
+			n, err := uml.FetchNFS(ctx, "")
+			if err != nil {
+				return nil, err
+			}
+			o = n.With(o, uml.NFSOptions{RootSquash: j.NFS == "root_squash"})
+		}
+		var r uml.Result
+		r, err = k.Run(ctx, o)
+		output = r.Output
+		if err == nil && r.ExitCode != 0 {
+			err = fmt.Errorf("exit code %d", r.ExitCode)
+		}
+	}
+	t.Logf("%s %s: %v", j.Kernel, j.NFS, time.Since(started).Round(time.Second))
+	if file := os.Getenv("IDMOUNT_KERNELS_LOG"); file != "" {
+		_ = os.WriteFile(fmt.Sprintf("%s-%s%s", file, j.suite, j.NFS), []byte(output), 0o644)
+	}
+	cells, parseErr := parseCells(output)
+	if err != nil {
+		lines := strings.Split(strings.TrimSpace(output), "\n")
+		err = fmt.Errorf("%w: %s", err, strings.Join(lines[max(0, len(lines)-30):], "\n"))
+	}
+	return cells, errors.Join(err, parseErr)
+}
+
+func (j job) json() string {
+	text, err := json.Marshal(j.task)
+	if err != nil {
+		panic(err)
+	}
+	return string(text)
+}
+
+// short is the first two numbers of a kernel's release.
+func short(release string) string {
+	parts := strings.SplitN(release, ".", 3)
+	return strings.Join(parts[:min(2, len(parts))], ".")
+}
