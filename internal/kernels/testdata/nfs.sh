@@ -87,13 +87,14 @@ done
 is "silly-renamed files that are left" 0 "$left"
 
 # A lock is the server's: others of the mount's source and the server have it.
-as 101000 101000 sh -c 'exec 3<>view/home/out && flock 3 && : >/tmp/locked && sleep 5' &
+as 101000 101000 sh -c 'exec 3<>view/home/out && flock 3 && : >/tmp/locked && while [ ! -e /tmp/unlock ]; do sleep 0.1; done' &
 holder=$!
 while [ ! -e /tmp/locked ]; do sleep 0.1; done
 as 1000 1000 flock -n $nfs/home/out true && fail "a lock is not seen on the source"
 on=$(printf '%02x:%02x:%d' $(mountpoint -d $server | tr : ' ') "$(stat -c %i $server/home/out)")
 grep -q " $on " /proc/locks || fail "the server has no lock on $on: $(cat /proc/locks)"
-kill $holder
+: >/tmp/unlock
+wait $holder
 echo "ok: a lock is the server's"
 
 # What changes on the server is seen.
