@@ -86,7 +86,7 @@ func (f *FS) make(h *fuse.InHeader, name string, mode, umask uint32, out *fuse.E
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
-	defer f.watch.disturb(dir)
+	defer f.rewritten(dir)
 	if errno := f.as(c, func() unix.Errno { return sys.Errno(call(u.fd, c.mode)) }); errno != 0 {
 		return fuse.Status(errno)
 	}
@@ -133,7 +133,7 @@ func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
-	defer f.watch.disturb(dir)
+	defer f.rewritten(dir)
 	fd, errno := f.openNew(c, u.fd, name, f.newFlags(in.Flags)|unix.O_CREAT|unix.O_EXCL)
 	if errno == unix.EEXIST && in.Flags&unix.O_EXCL == 0 {
 		errno = unix.ESTALE
@@ -197,9 +197,6 @@ func (f *FS) created(fd int, flags uint32, dir *node, name string, out *fuse.Cre
 		return fuse.OK
 	}
 	f.opened(n, fd, flags, &out.OpenOut)
-	if n.written() {
-		out.EntryOut.SetAttrTimeout(0)
-	}
 	return fuse.OK
 }
 

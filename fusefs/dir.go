@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -16,8 +17,10 @@ type stream struct {
 	node *node
 	next uint64 // the offset that the entries of rest begin at
 	buf  []byte
-	rest []byte // what of buf has not been sent
-	end  bool   // nothing follows
+	rest []byte  // what of buf has not been sent
+	turn uint64  // of streams, when buf was read
+	read reading // and the directory's
+	end  bool    // nothing follows
 }
 
 func (d *stream) close() {
@@ -41,6 +44,7 @@ var direntBufs = sync.Pool{New: func() any { return new([direntBuf]byte) }}
 type streams struct {
 	mu     sync.Mutex
 	last   uint64
+	turn   atomic.Uint64 // counts the changes that the server has made to directories
 	open   map[uint64]*stream
 	parked []*stream // the longest parked first
 }
@@ -86,6 +90,9 @@ func (s *streams) park(d *stream) {
 
 // unpark returns the stream of n that goes on at an offset, if there is one.
 func (s *streams) unpark(n *node, offset uint64) *stream {
+	if offset == 0 {
+		return nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i, d := range s.parked {
@@ -186,7 +193,14 @@ func (f *FS) stream(in *fuse.ReadIn) (*stream, func(), unix.Errno) {
 		return nil, nil, unix.ESTALE
 	}
 	d := f.streams.unpark(n, in.Offset)
-	if d == nil || in.Offset == 0 {
+	if d != nil && (d.turn != f.streams.turn.Load() || !f.watch.undisturbed(d.read)) {
+		// Who reads now may have begun after the change.
+		if errno := d.rewind(in.Offset); errno != 0 {
+			d.close()
+			return nil, nil, errno
+		}
+	}
+	if d == nil {
 		var errno unix.Errno
 		if d, errno = f.newStream(n, 0); errno != 0 {
 			return nil, nil, errno
@@ -215,6 +229,11 @@ func (d *stream) seek(offset uint64) unix.Errno {
 	if offset == d.next && offset != 0 {
 		return 0
 	}
+	return d.rewind(offset)
+}
+
+// rewind goes to an offset, and reads anew what follows.
+func (d *stream) rewind(offset uint64) unix.Errno {
 	if _, err := unix.Seek(d.fd, int64(offset), unix.SEEK_SET); err != nil {
 		return sys.Errno(err)
 	}
@@ -222,13 +241,20 @@ func (d *stream) seek(offset uint64) unix.Errno {
 	return 0
 }
 
-// each calls add for the entries from here on, until one does not fit.
-func (d *stream) each(add func(e fuse.DirEntry) bool) unix.Errno {
+// rewritten notes that the server has changed a directory.
+func (f *FS) rewritten(dir *node) {
+	f.watch.disturb(dir)
+	f.streams.turn.Add(1)
+}
+
+// each calls add for the entries of d from here on, until one does not fit.
+func (f *FS) each(d *stream, add func(e fuse.DirEntry) bool) unix.Errno {
 	for sent := false; ; {
 		if len(d.rest) == 0 {
 			if d.buf == nil {
 				d.buf = direntBufs.Get().(*[direntBuf]byte)[:]
 			}
+			d.turn, d.read = f.streams.turn.Load(), f.watch.begin(d.node.key)
 			n, err := unix.Getdents(d.fd, d.buf)
 			if err != nil {
 				if sent {
@@ -266,7 +292,7 @@ func (f *FS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList)
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
-	return fuse.Status(d.each(out.AddDirEntry))
+	return fuse.Status(f.each(d, out.AddDirEntry))
 }
 
 // ReadDirPlus implements fuse.RawFileSystem: the entries with what a look-up of
@@ -279,7 +305,7 @@ func (f *FS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryL
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
-	return fuse.Status(d.each(func(e fuse.DirEntry) bool {
+	return fuse.Status(f.each(d, func(e fuse.DirEntry) bool {
 		entry := out.AddDirLookupEntry(e)
 		if entry == nil {
 			return false

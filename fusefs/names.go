@@ -27,7 +27,7 @@ func (f *FS) remove(h *fuse.InHeader, name string, flags int) fuse.Status {
 	}
 	defer u.done()
 	f.victim(dir, u.fd, name)
-	defer f.watch.disturb(dir)
+	defer f.rewritten(dir)
 	return fuse.Status(sys.Errno(unix.Unlinkat(u.fd, name, flags)))
 }
 
@@ -50,7 +50,7 @@ func (f *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.Ent
 		return fuse.Status(u.errno)
 	}
 	defer u.done()
-	defer f.watch.disturb(dir)
+	defer f.rewritten(dir)
 	if err := unix.Linkat(from.fd, "", u.fd, name, unix.AT_EMPTY_PATH); err != nil {
 		return fuse.Status(sys.Errno(err))
 	}
@@ -83,8 +83,8 @@ func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName strin
 		}
 	}
 	f.victim(newDir, to.fd, newName)
-	defer f.watch.disturb(oldDir)
-	defer f.watch.disturb(newDir)
+	defer f.rewritten(oldDir)
+	defer f.rewritten(newDir)
 	var errno unix.Errno
 	if in.Flags&unix.RENAME_WHITEOUT != 0 {
 		// The whiteout that stays behind is a new file of the caller's.
