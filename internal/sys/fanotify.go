@@ -25,7 +25,7 @@ type Change struct {
 	FSID uint64 // of the file system, as FSID returns it
 	Dir  []byte // the directory, of an event about a name
 	Name []byte // the name there
-	File []byte // the file, of an event about a file
+	File []byte // the file or directory itself, of an event about one
 }
 
 // changeMask has what alters a name or an attribute. Reads alter the time of
@@ -102,6 +102,10 @@ func parseChanges(buf []byte, each func(*Change)) error {
 		}
 		if err := change.parseInfo(buf[head:total]); err != nil {
 			return err
+		}
+		if len(change.File) == 0 && string(change.Name) == "." {
+			// A directory is reported as the entry of itself.
+			change.File, change.Dir, change.Name = change.Dir, nil, nil
 		}
 		each(&change)
 		buf = buf[total:]

@@ -49,14 +49,25 @@ func TestChangesNameFilesAsHandleAtDoes(t *testing.T) {
 				t.Fatal(err)
 			}
 			wantDir, wantFile := handle(t, dir, ""), handle(t, dir, "file")
+			if err := os.Chmod(path, 0o750); err != nil {
+				t.Fatal(err)
+			}
 			seen := map[uint64]bool{}
-			for !seen[unix.FAN_CREATE] || !seen[unix.FAN_MODIFY] || !seen[unix.FAN_ATTRIB] {
+			seenDir := false
+			for !seen[unix.FAN_CREATE] || !seen[unix.FAN_MODIFY] || !seen[unix.FAN_ATTRIB] || !seenDir {
 				err := changes.Read(func(c *sys.Change) {
 					if c.FSID != fsid || int(c.Pid) != os.Getpid() {
 						t.Errorf("event of file system %x by %d, want %x by %d", c.FSID, c.Pid, fsid, os.Getpid())
 					}
 					for _, bit := range []uint64{unix.FAN_CREATE, unix.FAN_MODIFY, unix.FAN_ATTRIB} {
 						if c.Mask&bit == 0 {
+							continue
+						}
+						if c.Mask&unix.FAN_ONDIR != 0 && bit == unix.FAN_ATTRIB {
+							if string(c.File) != wantDir || c.Name != nil {
+								t.Errorf("mask %#x: file %x, name %q, want %x and none", c.Mask, c.File, c.Name, wantDir)
+							}
+							seenDir = true
 							continue
 						}
 						seen[bit] = true
