@@ -3,6 +3,7 @@ package bench
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -15,7 +16,7 @@ type table struct {
 // The systems of tables that have no room for all.
 var (
 	mainSystems  = []string{"source", "native", "relay", "translate", "translate+uring", "bindfs", "bindfs+multi", "fuse-overlayfs"}
-	cacheSystems = []string{"native", "translate+none", "translate+ttl", "translate", "translate+exclusive", "translate+uring+exclusive"}
+	cacheSystems = []string{"native", "translate+none", "translate", "translate+exclusive", "translate+uring+exclusive"}
 	passSystems  = []string{"native", "translate", "translate+nopass", "translate+uring+nopass", "bindfs+multi", "fuse-overlayfs"}
 	ourSystems   = []string{"relay", "translate", "translate+uring", "translate+none", "translate+exclusive", "translate+uring+exclusive", "translate+nopass", "translate+uring+nopass"}
 )
@@ -23,14 +24,20 @@ var (
 var tables = []table{
 	{"machine", "The run", (*Report).writeRun},
 	{"goals", "What is to be reached, and what is", (*Report).WriteGoals},
-	{"main", "All workloads", func(r *Report, w io.Writer) error { return r.WriteMarkdown(w, mainSystems) }},
-	{"caches", "Cache modes", func(r *Report, w io.Writer) error { return r.WriteMarkdown(w, cacheSystems) }},
-	{"passthrough", "Without passthrough", func(r *Report, w io.Writer) error { return r.WriteMarkdown(w, passSystems) }},
-	{"peers", "How many times faster than the fastest peer", func(r *Report, w io.Writer) error { return r.WritePeers(w, ourSystems) }},
+	{"main", "All workloads", func(r *Report, w io.Writer) error { return r.WriteMarkdown(w, r.only(mainSystems)) }},
+	{"caches", "Cache modes", func(r *Report, w io.Writer) error { return r.WriteMarkdown(w, r.only(cacheSystems)) }},
+	{"passthrough", "Without passthrough", func(r *Report, w io.Writer) error { return r.WriteMarkdown(w, r.only(passSystems)) }},
+	{"peers", "How many times faster than the fastest peer", func(r *Report, w io.Writer) error { return r.WritePeers(w, r.only(ourSystems)) }},
 	{"requests", "Requests", func(r *Report, w io.Writer) error {
 		return r.WriteRequests(w, []string{"translate+none", "translate", "translate+exclusive", "translate+nopass"})
 	}},
 	{"memory", "Memory", (*Report).WriteMemory},
+}
+
+// only returns those of the systems that took part.
+func (r *Report) only(systems []string) []string {
+	measured := r.measured()
+	return slices.DeleteFunc(slices.Clone(systems), func(s string) bool { return !slices.Contains(measured, s) })
 }
 
 // writeRun says where the figures come from.

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"os"
 	"strings"
 	"testing"
 
@@ -105,5 +106,30 @@ func TestUpdateTables(t *testing.T) {
 		if _, err := UpdateTables(bad, r); err == nil {
 			t.Errorf("%q: no error", bad)
 		}
+	}
+}
+
+// TestDocument holds the figures in the documentation against the report that
+// they come from.
+func TestDocument(t *testing.T) {
+	f, err := os.Open("../docs/performance.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	r, err := ReadJSON(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	document, err := os.ReadFile("../docs/performance.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := UpdateTables(string(document), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, string(document)); diff != "" {
+		t.Errorf("docs/performance.md is not what docs/performance.json says; go run ./bench/report -update docs/performance.md docs/performance.json (-want +got):\n%s", diff)
 	}
 }

@@ -27,7 +27,7 @@ func benchCommand() *cli.Command {
 		HideHelpCommand: true,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "full", Usage: "all systems and workloads, larger and in more rounds; takes an hour"},
-			&cli.StringFlag{Name: "systems", Usage: "only these `SYSTEMS`, such as source,native,translate+uring,bindfs"},
+			&cli.StringFlag{Name: "systems", Usage: "only these `SYSTEMS`, such as source,native,translate+exclusive,bindfs"},
 			&cli.StringFlag{Name: "workloads", Usage: "only these `WORKLOADS`: " + strings.Join(bench.Workloads(), ", ")},
 			&cli.IntFlag{Name: "rounds", Usage: "measure each system `N` times in each workload"},
 			&cli.StringFlag{Name: "json", Usage: "write the report as JSON to `FILE`, - is standard output"},
