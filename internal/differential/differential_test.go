@@ -230,7 +230,7 @@ func TestRandom(t *testing.T) {
 						steps := sequence.Draw(rt, "steps")
 						difference, at, err := u.run(steps, count)
 						if err != nil {
-							rt.Fatalf("%v\n%s", err, script(m, steps))
+							t.Fatalf("%v\n%s", err, script(m, steps))
 						}
 						if difference != "" {
 							steps = minimal(u, steps[:at+1])

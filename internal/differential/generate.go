@@ -16,7 +16,7 @@ import (
 var paths = []string{
 	"a", "b", "d/a", "d/b", "a", "b", "s", "g/a", "x", "D/a", "n", "d/n",
 	"a", "b", "d/a", "d", "d/n", "n", "d/b", "g", "g/n", "g/a", "D/a", "D/b", "D/n", "D", "u", "v", "w", "r", "s", "c",
-	"l", "m", "m/a", "d/e", "d/e/a", "d/e/n", "i", "i/n", "i/d", "U", "U/a", "p", "x", "n2", "d/n2", ".", "a/b", "absent/a", "h",
+	"l", "m", "m/a", "d/e", "d/e/a", "d/e/n", "i", "i/n", "i/d", "U", "U/a", "p", "x", "n2", "d/n2", "a/b", "absent/a", "h",
 }
 
 // sequences generates whole sequences of steps by a few callers: in blocks by

@@ -53,49 +53,53 @@ func tidy(dirfd int, s *Step, result, path string) {
 	if unix.Fstatat(dirfd, path, &st, 0) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return
 	}
-	// The kernel does not clear S_ISGID without S_IXGRP on FUSE files, and chown
-	// asks for other rights where it does.
-	if st.Mode&(unix.S_ISGID|unix.S_IXGRP) == unix.S_ISGID {
-		_ = unix.Fchmodat(dirfd, path, st.Mode&0o7777&^unix.S_ISGID, 0)
+	clear := st.Mode & 0o7777
+	if changesData(s.Call) && keepsSetIDs[s.By] {
+		// Where these callers may keep set-id bits of a file, a write to one
+		// with capabilities, or that was open when it got the bits, clears them.
+		clear &^= unix.S_ISUID | unix.S_ISGID
 	}
-	// The kernel removes file capabilities before the server refuses to chown
-	// to an unmapped id.
-	if s.Call == "chown" && !strings.HasPrefix(result, "ok") {
+	if clear != st.Mode&0o7777 {
+		_ = unix.Fchmodat(dirfd, path, clear, 0)
+	}
+	// The kernel removes file capabilities before the server refuses a chown;
+	// and stores to a mapping are writes where passthrough is off.
+	if s.Call == "chown" && !strings.HasPrefix(result, "ok") || s.Call == "mapwrite" {
 		_ = unix.Removexattr(procPath(dirfd, path), capability)
 	}
+}
+
+// keepsSetIDs are the callers with CAP_FSETID of the initial user namespace.
+var keepsSetIDs = map[string]bool{"R0": true, "MR": true, "MR-B": true}
+
+func changesData(call string) bool {
+	switch call {
+	case "write", "pwrite", "writev", "truncate", "fallocate", "copy", "sendfile", "splice", "mapwrite", "open":
+		return true
+	}
+	return false
 }
 
 // untidy reports whether a step may need tidy before the next one.
 func untidy(s *Step) bool {
 	switch s.Call {
-	case "chown", "chmod":
+	case "chown":
 		return true
-	case "setxattr":
-		return s.Name == accessACL || s.Name == defaultACL
-	case "open", "mknod":
-		return s.Mode&unix.S_ISGID != 0
 	}
-	return false
+	return changesData(s.Call) && (keepsSetIDs[s.By] || s.Call == "mapwrite")
 }
 
 // avoid changes a step that would come to a known difference for good.
 func avoid(m *conformance.Map, s *Step) {
-	byFD := s.Path == ""
 	switch s.Call {
-	case "chmod", "setxattr", "chown":
+	case "chown":
 		// What has no name can't be tidied up.
-		if byFD && s.Call == "chmod" {
-			s.Mode &^= unix.S_ISGID
-		}
-		if byFD && s.Call == "setxattr" && s.Name == accessACL {
-			s.Name, s.Value = "user.a", "value"
-		}
-		if byFD && s.Call == "chown" {
+		if s.Path == "" {
 			s.Owner = strings.NewReplacer("X", "A", "Y", "A", "R", "A").Replace(s.Owner)
 		}
-	case "open":
-		if s.Flags&unix.O_TMPFILE == unix.O_TMPFILE {
-			s.Mode &^= unix.S_ISGID
+		// chown(-1, -1) reaches the server like a write that clears set-id bits.
+		if s.Owner == "--" {
+			s.Owner = "A-"
 		}
 	case "unlink":
 		if s.By == disk && (s.Path == "p" || s.Path == "l" || s.Path == "m") {
@@ -117,15 +121,9 @@ func avoid(m *conformance.Map, s *Step) {
 func avoidUntidy(s *Step) {
 	switch s.Call {
 	case "chmod", "open", "mknod":
-		s.Mode &^= unix.S_ISGID
-	case "setxattr":
-		if s.Name == accessACL && s.Path == "s" {
-			s.Path = "a" // s has S_ISGID
-		}
-	case "link", "rename":
-		if s.Path == "s" || s.To == "s" {
-			s.Call, s.Path, s.To, s.Flags = "stat", "s", "", 0
-		}
+		s.Mode &^= unix.S_ISUID | unix.S_ISGID
+	case "mapwrite":
+		s.Call = "mapread"
 	case "chown":
 		s.Owner = strings.NewReplacer("X", "A", "Y", "A", "R", "A").Replace(s.Owner)
 	}
