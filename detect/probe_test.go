@@ -246,7 +246,7 @@ func TestProbeFile(t *testing.T) {
 }
 
 func TestProbeErrors(t *testing.T) {
-	if _, err := Probe(context.Background(), "/nonexistent", Options{}); !errors.Is(err, unix.ENOENT) {
+	if _, err := Probe(context.Background(), filepath.Join(t.TempDir(), "missing"), Options{}); !errors.Is(err, unix.ENOENT) {
 		t.Errorf("no such path: %v", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
