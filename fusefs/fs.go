@@ -78,9 +78,6 @@ func New(source *os.File, o Options) (*FS, error) {
 		return nil, errors.New("fuse: with relay the kernel does not say who the callers are")
 	}
 	if o.AsCallers && o.Cache.Mode == CacheExclusive {
-		return nil, errors.New("fuse: data that the kernel writes back has no caller")
-	}
-	if o.AsCallers && o.Cache.Mode == CacheExclusive {
 		return nil, errors.New("fuse: the exclusive cache shares open files, so they can't be opened as their callers")
 	}
 	if !o.Relay {
