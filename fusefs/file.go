@@ -47,11 +47,30 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 		flags &^= unix.O_NOFOLLOW // the entry in /proc is a link
 	}
 	fd, errno := f.reopen(n, flags)
+	if errno == 0 && in.Flags&unix.O_DIRECT != 0 {
+		errno = takesDirect(fd)
+	}
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
 	f.opened(n, fd, in.Flags, out)
 	return fuse.OK
+}
+
+// takesDirect closes fd if its file system has no O_DIRECT: the kernel, when it
+// opens the file again for passthrough, would make that an EIO.
+func takesDirect(fd int) unix.Errno {
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	if err == nil {
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_SETFL, flags|unix.O_DIRECT)
+	}
+	if err == nil {
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_SETFL, flags)
+	}
+	if err != nil {
+		unix.Close(fd)
+	}
+	return sys.Errno(err)
 }
 
 // opened answers with an open file, through passthrough where that works.

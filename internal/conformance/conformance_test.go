@@ -24,12 +24,12 @@ type plan struct {
 }
 
 func planFromEnv(t *testing.T) plan {
-	p := plan{sources: []string{"ext4"}, backends: defaultBackends, maps: Maps[:quickMaps]}
+	p := plan{sources: []string{"ext4", "overlay"}, backends: defaultBackends, maps: Maps[:quickMaps]}
 	switch mode := os.Getenv("IDMOUNT_CONFORMANCE"); mode {
 	case "", "quick":
 	case "full":
 		p.full, p.maps = true, Maps
-		p.sources = []string{"ext4", "xfs", "btrfs", "tmpfs"}
+		p.sources = []string{"ext4", "xfs", "btrfs", "tmpfs", "overlay", "ext2", "ramfs", "idmount"}
 	default:
 		t.Fatalf("IDMOUNT_CONFORMANCE %q: neither quick nor full", mode)
 	}
@@ -45,7 +45,7 @@ func planFromEnv(t *testing.T) plan {
 			p.maps = append(p.maps, MapByName(name))
 		}
 	}
-	p.whole = flag.Lookup("test.run").Value.String() == ""
+	p.whole = flag.Lookup("test.run").Value.String() == "" && os.Getenv("IDMOUNT_MAPS") == ""
 	return p
 }
 
@@ -56,7 +56,7 @@ func (p plan) scenarios(fstype string) []*Scenario {
 	})
 }
 
-// callers are all in a full run. In a quick one every scenario has a fifth of
+// callers are all in a full run. In a quick one every scenario has a third of
 // them, another one than the scenario before it.
 func (p plan) callers(scenario int) []CallerClass {
 	if p.full {
@@ -64,7 +64,7 @@ func (p plan) callers(scenario int) []CallerClass {
 	}
 	var out []CallerClass
 	for i, c := range Callers {
-		if (i+scenario)%5 == 0 {
+		if (i+scenario)%3 == 0 {
 			out = append(out, c)
 		}
 	}
@@ -98,15 +98,15 @@ func TestModes(t *testing.T) {
 }
 
 func conform(t *testing.T, p plan, o idmount.Options) {
-	list := KnownDifferences
+	list := slices.Concat(KnownDifferences, sourceDifferences)
 	if o.NoPassthrough || o.Cache.Mode == idmount.CacheExclusive {
-		list = append(slices.Clone(list), withoutPassthrough)
+		list = append(list, withoutPassthrough)
 	}
 	report := NewReport(list)
 	for _, fstype := range p.sources {
 		t.Run(fstype, func(t *testing.T) {
-			source := testenv.Source(t, fstype)
-			reference := sync.OnceValue(func() string { return testenv.Source(t, "ext4") })
+			source := mounted(t, fstype)
+			reference := sync.OnceValue(func() string { return testenv.Source(t, likeness(fstype)) })
 			for _, m := range p.maps {
 				t.Run(m.Name, func(t *testing.T) {
 					b := newBench(t, source, fstype, m, reference)

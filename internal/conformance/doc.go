@@ -20,9 +20,10 @@
 //
 //	go test ./internal/conformance -run TestConformance/ext4/shift/translate/chown
 //
-// IDMOUNT_CONFORMANCE is quick (the default: one source, one map, some of the
+// IDMOUNT_CONFORMANCE is quick (the default: two sources, one map, some of the
 // callers for each scenario) or full.
 // IDMOUNT_BACKENDS, IDMOUNT_SOURCES and IDMOUNT_MAPS are lists, separated by commas, that
 // narrow or widen either; native among the backends compares the oracle with
-// itself, which shows that the scenarios are deterministic.
+// itself, which shows that the scenarios are deterministic. IDMOUNT_CACHE_MODE is
+// the cache mode of the mounts, as --cache takes it.
 package conformance

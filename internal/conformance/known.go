@@ -47,10 +47,10 @@ func (k *Known) matches(c Case, want, got Result, d Difference) bool {
 }
 
 // possible reports whether one of the backends could show the difference on
-// one of the sources.
+// one of the sources. Those that no source is special for are seen on ext4.
 func (k *Known) possible(backends, sources []string) bool {
 	backend := func(b string) bool { return b != "native" && (k.re[2] == nil || k.re[2].MatchString(b)) }
-	source := func(s string) bool { return k.re[3] == nil || k.re[3].MatchString(s) }
+	source := func(s string) bool { return k.re[3] == nil && s == "ext4" || k.re[3] != nil && k.re[3].MatchString(s) }
 	return slices.ContainsFunc(backends, backend) && slices.ContainsFunc(sources, source)
 }
 

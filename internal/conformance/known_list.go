@@ -63,7 +63,7 @@ var KnownDifferences = []Known{
 	{
 		Reason: "removing an access ACL clears S_ISGID on tmpfs, unlike elsewhere, and for FUSE the kernel " +
 			"does not tell whether the caller is in the group",
-		Backend: "relay|translate", Source: "tmpfs", Scenario: "acl-set/.*", Key: `.* "f8" mode`,
+		Backend: "relay|translate", Source: "tmpfs|idmount", Scenario: "acl-set/.*", Key: `.* "f8" mode`,
 		Want: "0100674", Got: "0102674",
 	},
 	{
@@ -110,7 +110,7 @@ var KnownDifferences = []Known{
 	},
 	{
 		Reason:  "what is not moved",
-		Backend: "relay|translate", Scenario: "use/(fallocate-moves|clone)", Key: `(disk|root sees|caller sees) "(f|to)" (size|data)`,
+		Backend: "relay|translate", Source: "xfs|btrfs", Scenario: "use/(fallocate-moves|clone)", Key: `(disk|root sees|caller sees) "(f|to)" (size|data)`,
 		Because: gave("op collapse|op ficlone", "ok", "ENOTSUP"),
 	},
 	{
