@@ -25,12 +25,6 @@ var goals = []goal{
 	{rows: []string{"small-read", "open", "write4k", "git-warm", "go-build"}, exclusive: true, dev: 1.5, ring: 1.3, peers: 10},
 }
 
-// The goals for the server.
-const (
-	goalBytes       = 150 // an inode
-	goalDescriptors = 100 // beyond those of a bounded cache of directories
-)
-
 // level is how close to a peer counts as level: within it the order of two
 // systems changes from run to run.
 const level = 0.95

@@ -234,7 +234,9 @@ func TestRandom(t *testing.T) {
 						}
 						if difference != "" {
 							steps = minimal(u, steps[:at+1])
-							difference, at, err = u.run(steps, count)
+							if difference, at, err = u.run(steps, count); err != nil {
+								t.Fatalf("%v\n%s", err, script(m, steps))
+							}
 							t.Fatalf("%s\nafter the last step of\n\n%s", difference, script(m, steps[:at+1]))
 						}
 					})
