@@ -193,6 +193,9 @@ func (f *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResu
 // Write implements fuse.RawFileSystem.
 func (f *FS) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	u := f.data(in.NodeId, in.Fh, writable)
+	if u.errno == 0 && in.WriteFlags&fuse.WRITE_CACHE != 0 {
+		u = f.positioned(u)
+	}
 	if u.errno != 0 {
 		return 0, fuse.Status(u.errno)
 	}
@@ -218,6 +221,30 @@ func (f *FS) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fu
 		errno = 0
 	}
 	return uint32(written), fuse.Status(errno)
+}
+
+// positioned returns a descriptor on which pwrite(2) obeys its offset: with
+// O_APPEND it does not. What the kernel writes back of a mapping has its place,
+// and comes by any descriptor of the file that it finds.
+func (f *FS) positioned(u use) use {
+	flags, err := unix.FcntlInt(uintptr(u.fd), unix.F_GETFL, 0)
+	if err == nil && flags&unix.O_APPEND == 0 {
+		return u
+	}
+	defer u.done()
+	var st unix.Stat_t
+	if errno := sys.Stat(u.fd, &st); errno != 0 {
+		return use{fd: -1, errno: errno}
+	}
+	own := use{fd: -1}
+	err = f.asOwner(&st, func() error {
+		own.fd, own.errno = sys.Reopen(u.fd, unix.O_WRONLY|unix.O_NONBLOCK)
+		return nil
+	})
+	if err != nil {
+		return use{fd: -1, errno: unix.EIO}
+	}
+	return own
 }
 
 // Writev implements fuse.RawFileSystem: ENOSYS has Write called.

@@ -233,6 +233,7 @@ func TestRandom(t *testing.T) {
 							t.Fatalf("%v\n%s", err, script(m, steps))
 						}
 						if difference != "" {
+							t.Logf("%s\nafter step %d, before the sequence is made smaller", difference, at)
 							steps = minimal(u, steps[:at+1])
 							if difference, at, err = u.run(steps, count); err != nil {
 								t.Fatalf("%v\n%s", err, script(m, steps))
