@@ -55,18 +55,18 @@ func (t *serverTransport) unregisterBacking(id int32) unix.Errno {
 	return t.server.UnregisterBackingFd(id)
 }
 
-func (t *serverTransport) invalidateEntry(parent uint64, name string, expire bool) unix.Errno {
-	const notifyInvalEntry = 3 // FUSE_NOTIFY_INVAL_ENTRY
+func (t *serverTransport) invalidateEntry(parent uint64, name string) unix.Errno {
+	const (
+		notifyInvalEntry = 3 // FUSE_NOTIFY_INVAL_ENTRY
+		expireOnly       = 1 // FUSE_EXPIRE_ONLY
+	)
 	// struct fuse_out_header, struct fuse_notify_inval_entry_out, the name and a zero byte
 	message := make([]byte, 16+16+len(name)+1)
 	binary.NativeEndian.PutUint32(message[0:], uint32(len(message)))
 	binary.NativeEndian.PutUint32(message[4:], notifyInvalEntry)
 	binary.NativeEndian.PutUint64(message[16:], parent)
 	binary.NativeEndian.PutUint32(message[24:], uint32(len(name)))
-	if expire {
-		const expireOnly = 1 // FUSE_EXPIRE_ONLY
-		binary.NativeEndian.PutUint32(message[28:], expireOnly)
-	}
+	binary.NativeEndian.PutUint32(message[28:], expireOnly)
 	copy(message[32:], name)
 	_, err := t.dev.Write(message)
 	return sys.Errno(err)

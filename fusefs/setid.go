@@ -39,9 +39,12 @@ func (f *FS) alter(pid uint32, fd int, v verdict, call func() unix.Errno) unix.E
 	if !hasSetID(st.Mode) {
 		return call()
 	}
+	if v == mayKeep {
+		return f.withSetID(true, call)
+	}
 	caller := subjectOf(pid)
 	member := f.mayKeepGroup(&caller, &st)
-	if v == mayKeep || v == askCaller && caller.capable(unix.CAP_FSETID) || v == askOfChown && member {
+	if v == askCaller && caller.capable(unix.CAP_FSETID) || v == askOfChown && member {
 		return f.withSetID(true, call)
 	}
 	if f.remoteData && !f.asCallers {

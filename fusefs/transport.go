@@ -13,11 +13,11 @@ type transport interface {
 	registerBacking(fd int) (id int32, errno unix.Errno)
 	unregisterBacking(id int32) unix.Errno
 
-	// invalidateEntry has the kernel look a name up again
-	// (FUSE_NOTIFY_INVAL_ENTRY); ENOENT if it knows nothing of it. If expire is
-	// not set, or before Linux 6.2, it forgets the name altogether, so that
-	// getcwd(2) fails in a directory that was in use.
-	invalidateEntry(parent uint64, name string, expire bool) unix.Errno
+	// invalidateEntry has the kernel look a name up again (FUSE_NOTIFY_INVAL_ENTRY
+	// with EXPIRE_ONLY); ENOENT if it knows nothing of it. Before Linux 6.2 it
+	// forgets the name altogether, so that getcwd(2) fails in a directory that
+	// is in use.
+	invalidateEntry(parent uint64, name string) unix.Errno
 
 	// invalidateInode has the kernel forget the attributes of a node, and its
 	// cached data from off on, length bytes or, if that is 0 or less, all

@@ -116,8 +116,8 @@ func seesAllChanges(magic uint32) bool {
 	return false
 }
 
-func (w *watch) bucket(key string) *atomic.Uint32 {
-	return &w.buckets[maphash.String(w.seed, key)%uint64(len(w.buckets))]
+func (w *watch) bucket(key string) uint32 {
+	return uint32(maphash.String(w.seed, key) % uint64(len(w.buckets)))
 }
 
 // begin notes that the file with an identity is about to be read.
@@ -125,7 +125,7 @@ func (w *watch) begin(key string) reading {
 	if w == nil {
 		return reading{}
 	}
-	i := uint32(maphash.String(w.seed, key) % uint64(len(w.buckets)))
+	i := w.bucket(key)
 	return reading{bucket: i, count: w.buckets[i].Load()}
 }
 
@@ -138,7 +138,7 @@ func (w *watch) undisturbed(r reading) bool {
 // reads n just now may have read what was before.
 func (w *watch) disturb(n *node) {
 	if w != nil {
-		w.bucket(n.key).Add(1)
+		w.buckets[w.bucket(n.key)].Add(1)
 	}
 }
 
@@ -232,7 +232,7 @@ func (w *watch) changed(c *sys.Change) {
 // known counts up the bucket of a file and returns its node, if there is one.
 func (w *watch) known(m *mount, handle []byte) *node {
 	key := keyOfHandle(m, handle)
-	w.bucket(key).Add(1)
+	w.buckets[w.bucket(key)].Add(1)
 	return w.fs.nodes.find(key)
 }
 
@@ -261,7 +261,7 @@ func (w *watch) notify(n notice) {
 		if w.fs.kernel.flags&capExpireOnly == 0 {
 			return // no name is kept
 		}
-		if w.fs.conn.invalidateEntry(n.id, n.name, true) == 0 {
+		if w.fs.conn.invalidateEntry(n.id, n.name) == 0 {
 			return
 		}
 		// It does not know the name, and leaves the directory as it was.

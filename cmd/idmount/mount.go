@@ -81,18 +81,12 @@ func (r *mountRequest) run(ctx context.Context, stdout, stderr io.Writer) error 
 	if err != nil {
 		return &usageError{err}
 	}
-	options, value := takeOption(r.options, "access")
-	if value == "" {
-		value = r.access
-	}
+	options, value := takeOption(r.options, "access", r.access)
 	access, err := detect.ParseAccess(value)
 	if err != nil {
 		return &usageError{err}
 	}
-	options, value = takeOption(options, "cache")
-	if value == "" {
-		value = r.cache
-	}
+	options, value = takeOption(options, "cache", r.cache)
 	cache, err := idmount.ParseCache(value)
 	if err != nil {
 		return &usageError{err}
@@ -126,8 +120,9 @@ func (r *mountRequest) run(ctx context.Context, stdout, stderr io.Writer) error 
 	return r.print(mounted, stdout, stderr)
 }
 
-// takeOption takes the last name=value out of a list of mount options.
-func takeOption(list, name string) (rest, value string) {
+// takeOption takes the last name=value out of a list of mount options. Without
+// one, or with an empty value, it is that of the flag.
+func takeOption(list, name, flag string) (rest, value string) {
 	var others []string
 	for _, o := range strings.Split(list, ",") {
 		if n, v, ok := strings.Cut(strings.TrimSpace(o), "="); ok && n == name {
@@ -135,6 +130,9 @@ func takeOption(list, name string) (rest, value string) {
 			continue
 		}
 		others = append(others, o)
+	}
+	if value == "" {
+		value = flag
 	}
 	return strings.Join(others, ","), value
 }

@@ -11,7 +11,7 @@ func TestTakeOption(t *testing.T) {
 		{"access", "access", ""},
 		{"xaccess=caller", "xaccess=caller", ""},
 	} {
-		rest, value := takeOption(tc.list, "access")
+		rest, value := takeOption(tc.list, "access", "")
 		if rest != tc.rest || value != tc.value {
 			t.Errorf("%q: got %q, %q, want %q, %q", tc.list, rest, value, tc.rest, tc.value)
 		}
