@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -112,6 +113,11 @@ func handles(e *Env) {
 		}
 		flags := unix.O_RDONLY
 		fd, err := unix.OpenByHandleAt(mount, h, flags)
+		// While the inode is on its way out, the kernel may say ENOMEM at first.
+		for try := 0; err == unix.ENOMEM && try < 20; try++ {
+			time.Sleep(time.Millisecond)
+			fd, err = unix.OpenByHandleAt(mount, h, flags)
+		}
 		e.Did("open handle of "+name, err)
 		if err != nil {
 			continue
