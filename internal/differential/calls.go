@@ -37,9 +37,10 @@ func init() {
 			return did(unix.Fallocate(s.fd(st.Slot), uint32(st.Flags), st.Off, st.Len))
 		},
 		"seek": func(s *session, st *Step) string {
-			// Where a directory ends is the file system's own affair.
+			// Where a directory ends is the file system's own affair, and it ends
+			// where its data does.
 			var node unix.Stat_t
-			if st.Flags == unix.SEEK_END && unix.Fstat(s.fd(st.Slot), &node) == nil && node.Mode&unix.S_IFMT == unix.S_IFDIR {
+			if st.Flags >= unix.SEEK_END && unix.Fstat(s.fd(st.Slot), &node) == nil && node.Mode&unix.S_IFMT == unix.S_IFDIR {
 				return "a directory"
 			}
 			n, err := unix.Seek(s.fd(st.Slot), st.Off, st.Flags)

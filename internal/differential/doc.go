@@ -9,10 +9,11 @@
 // have to be equal. What FUSE cannot do as the kernel does is in known.go: there,
 // and only there, steps are avoided, states are tidied up and notes are masked.
 //
-// A sequence that differs is made small by rapid and printed as a script, one
-// step a line:
+// A sequence that differs is made small and printed as a script, one step a
+// line; batch is how many steps of one caller are made between two looks:
 //
 //	map shift
+//	batch 1
 //	user-A open a flags=O_RDWR|O_TRUNC slot=1
 //	user-B rename a to=d/n flags=RENAME_NOREPLACE
 //
@@ -23,6 +24,10 @@
 //	go test ./internal/differential                   10 seconds of random steps
 //	make soak SOAKTIME=10m SOAKSEED=7 SOAKBACKEND=relay
 //	IDMOUNT_SCRIPT=FILE go test ./internal/differential -run TestScript
+//
+// SOAKMAP names the maps, SOAKCACHE a cache as --cache does, and
+// SOAKPASSTHROUGH=no has each read and write be a request. With another cache
+// than none nobody changes the source beside the mount.
 //
 // SOAKBACKEND=native compares the oracle with itself, which shows that a
 // difference would be the backend's. IDMOUNT_SOURCES names the file systems.

@@ -117,9 +117,14 @@ func avoid(m *conformance.Map, s *Step) {
 	}
 }
 
-// avoidUntidy changes a step after which tidy would have something to do.
+// avoidUntidy changes a step after which tidy would have something to do, or a
+// cache would be right to differ.
 func avoidUntidy(s *Step) {
 	switch s.Call {
+	case "rename":
+		// ext4 takes a whiteout back if the rename then fails, which leaves
+		// another time of change. No kernel expects that of a call that failed.
+		s.Flags &^= unix.RENAME_WHITEOUT
 	case "chmod", "open", "mknod":
 		s.Mode &^= unix.S_ISUID | unix.S_ISGID
 	case "mapwrite":

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/idmount/idmount"
+	"github.com/idmount/idmount/fusefs"
 	"github.com/idmount/idmount/internal/conformance"
 	"github.com/idmount/idmount/internal/testenv"
 )
@@ -30,20 +31,32 @@ type World struct {
 	agents map[string]*testenv.Agent
 	runs   int
 	buf    []byte
-	batch  int // how many steps of one caller are made without a look in between
+	batch  int      // how many steps of one caller are made without a look in between
+	late   *os.File // on the mount, if the kernel writes back to the disk when it likes
 }
 
 // NewWorld mounts source, or a directory of it, by a backend.
 func NewWorld(t testing.TB, source string, m *conformance.Map, backend string, o idmount.Options) *World {
 	t.Helper()
-	w := &World{Backend: backend, t: t, m: m, source: source, agents: map[string]*testenv.Agent{}, buf: make([]byte, 1<<16), batch: 8}
+	w := &World{Backend: backend, t: t, m: m, source: source, agents: map[string]*testenv.Agent{}, buf: make([]byte, 1<<16), batch: usualBatch}
 	if backend == "native" {
 		w.mount = conformance.MountOracle(t, source, m)
 	} else {
 		w.mount = conformance.MountWith(t, source, m, backend, o)
+		if o.Cache.Mode == fusefs.CacheExclusive {
+			var err error
+			if w.late, err = os.Open(w.mount); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { w.late.Close() })
+		}
 	}
 	return w
 }
+
+// usualBatch is how many steps are made between two looks; most time goes into
+// looks.
+const usualBatch = 8
 
 // A Note is what a world shows after a step.
 type Note struct {
@@ -126,12 +139,23 @@ func (r *run) batch(steps []Step) ([]Note, error) {
 			return nil, err
 		}
 	}
+	if r.late != nil {
+		if err := unix.Syncfs(int(r.late.Fd())); err != nil {
+			return nil, fmt.Errorf("syncfs: %w", err)
+		}
+	}
+	// What the last step of a batch leaves untidy shows at the steps before it.
+	paths := make([][]string, len(steps))
+	for i := range steps {
+		paths[i] = r.concerned(&steps[i], results[i])
+		for _, p := range paths[i] {
+			tidy(r.diskFD, &steps[i], results[i], p)
+		}
+	}
 	notes := make([]Note, len(steps))
 	for i := range steps {
-		s := &steps[i]
 		notes[i].Result = results[i]
-		for _, p := range r.concerned(s, results[i]) {
-			tidy(r.diskFD, s, results[i], p)
+		for _, p := range paths[i] {
 			notes[i].Seen = append(notes[i].Seen, "view of "+p+": "+r.look(r.viewFD, p, false), "disk "+p+": "+r.look(r.diskFD, p, true))
 		}
 	}
