@@ -20,6 +20,7 @@ type session struct {
 	m      *conformance.Map
 	env    *conformance.Env // nil for the disk
 	fds    [slots + 1]int
+	late   bool // see World
 	buf    []byte
 }
 
@@ -55,6 +56,16 @@ func (s *session) close() {
 		if fd >= 0 {
 			unix.Close(fd)
 			s.fds[i] = -1
+		}
+	}
+}
+
+// sync waits for what was written to be on disk. Files that are closed are;
+// syncfs(2) does not wait for FUSE.
+func (s *session) sync() {
+	for _, fd := range s.fds {
+		if fd >= 0 {
+			_ = unix.Fsync(fd)
 		}
 	}
 }

@@ -31,25 +31,18 @@ type World struct {
 	agents map[string]*testenv.Agent
 	runs   int
 	buf    []byte
-	batch  int      // how many steps of one caller are made without a look in between
-	late   *os.File // on the mount, if the kernel writes back to the disk when it likes
+	batch  int  // how many steps of one caller are made without a look in between
+	late   bool // the kernel of a world writes to the disk when it likes
 }
 
 // NewWorld mounts source, or a directory of it, by a backend.
 func NewWorld(t testing.TB, source string, m *conformance.Map, backend string, o idmount.Options) *World {
 	t.Helper()
-	w := &World{Backend: backend, t: t, m: m, source: source, agents: map[string]*testenv.Agent{}, buf: make([]byte, 1<<16), batch: usualBatch}
+	w := &World{Backend: backend, t: t, m: m, source: source, agents: map[string]*testenv.Agent{}, buf: make([]byte, 1<<16), batch: usualBatch, late: o.Cache.Mode == fusefs.CacheExclusive}
 	if backend == "native" {
 		w.mount = conformance.MountOracle(t, source, m)
 	} else {
 		w.mount = conformance.MountWith(t, source, m, backend, o)
-		if o.Cache.Mode == fusefs.CacheExclusive {
-			var err error
-			if w.late, err = os.Open(w.mount); err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { w.late.Close() })
-		}
 	}
 	return w
 }
@@ -119,6 +112,7 @@ type run struct {
 type stepRequest struct {
 	Map, Caller, Dir string
 	Steps            []Step
+	Late             bool
 }
 
 // batch makes steps of one caller, without a look in between.
@@ -135,13 +129,8 @@ func (r *run) batch(steps []Step) ([]Note, error) {
 			a = testenv.StartAgent(r.t, conformance.CallerByName(by).Make(r.m))
 			r.agents[by] = a
 		}
-		if err := a.Call("differential", stepRequest{r.m.Name, by, r.seen, steps}, &results); err != nil {
+		if err := a.Call("differential", stepRequest{r.m.Name, by, r.seen, steps, r.late}, &results); err != nil {
 			return nil, err
-		}
-	}
-	if r.late != nil {
-		if err := unix.Syncfs(int(r.late.Fd())); err != nil {
-			return nil, fmt.Errorf("syncfs: %w", err)
 		}
 	}
 	// What the last step of a batch leaves untidy shows at the steps before it.
@@ -318,6 +307,7 @@ func serveStep(arg json.RawMessage) (any, error) {
 		m := conformance.MapByName(q.Map)
 		c := conformance.CallerByName(q.Caller).Make(m)
 		served.dir, served.session = q.Dir, newSession("", m, &c)
+		served.late = q.Late
 		if err := unix.Chdir(q.Dir); err != nil {
 			return nil, fmt.Errorf("chdir %s: %w", q.Dir, err)
 		}
@@ -325,6 +315,9 @@ func serveStep(arg json.RawMessage) (any, error) {
 	results := make([]string, len(q.Steps))
 	for i := range q.Steps {
 		results[i] = served.do(&q.Steps[i])
+	}
+	if q.Late {
+		served.sync()
 	}
 	return results, nil
 }
