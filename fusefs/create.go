@@ -73,7 +73,7 @@ func (f *FS) stripSetgid(h *fuse.InHeader, dirfd int, gid, mode uint32) uint32 {
 // make runs a call that makes name in the directory of h, and answers with
 // the new file.
 func (f *FS) make(h *fuse.InHeader, name string, mode, umask uint32, out *fuse.EntryOut,
-	call func(dirfd int, mode uint32) error) fuse.Status {
+	call func(dirfd int, mode uint32) unix.Errno) fuse.Status {
 	if !validName(name) {
 		return fuse.Status(unix.EINVAL)
 	}
@@ -87,7 +87,7 @@ func (f *FS) make(h *fuse.InHeader, name string, mode, umask uint32, out *fuse.E
 		return fuse.Status(errno)
 	}
 	defer f.rewritten(dir)
-	if errno := f.as(c, func() unix.Errno { return sys.Errno(call(u.fd, c.mode)) }); errno != 0 {
+	if errno := f.as(c, func() unix.Errno { return call(u.fd, c.mode) }); errno != 0 {
 		return fuse.Status(errno)
 	}
 	return fuse.Status(f.entry(dir, u.fd, name, out))
@@ -95,22 +95,22 @@ func (f *FS) make(h *fuse.InHeader, name string, mode, umask uint32, out *fuse.E
 
 // Mknod implements fuse.RawFileSystem.
 func (f *FS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
-	return f.make(&in.InHeader, name, in.Mode, in.Umask, out, func(dirfd int, mode uint32) error {
-		return unix.Mknodat(dirfd, name, mode, int(diskRdev(in.Rdev)))
+	return f.make(&in.InHeader, name, in.Mode, in.Umask, out, func(dirfd int, mode uint32) unix.Errno {
+		return sys.Errno(unix.Mknodat(dirfd, name, mode, int(diskRdev(in.Rdev))))
 	})
 }
 
 // Mkdir implements fuse.RawFileSystem.
 func (f *FS) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
-	return f.make(&in.InHeader, name, in.Mode&07777|unix.S_IFDIR, in.Umask, out, func(dirfd int, mode uint32) error {
-		return unix.Mkdirat(dirfd, name, mode&07777)
+	return f.make(&in.InHeader, name, in.Mode&07777|unix.S_IFDIR, in.Umask, out, func(dirfd int, mode uint32) unix.Errno {
+		return sys.Mkdir(dirfd, name, mode&07777)
 	})
 }
 
 // Symlink implements fuse.RawFileSystem.
 func (f *FS) Symlink(_ <-chan struct{}, h *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
-	return f.make(h, name, 0, 0, out, func(dirfd int, _ uint32) error {
-		return unix.Symlinkat(target, dirfd, name)
+	return f.make(h, name, 0, 0, out, func(dirfd int, _ uint32) unix.Errno {
+		return sys.Errno(unix.Symlinkat(target, dirfd, name))
 	})
 }
 
@@ -166,7 +166,7 @@ func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) 
 func (f *FS) openNew(c creator, dirfd int, name string, flags int) (fd int, errno unix.Errno) {
 	fd = -1
 	errno = f.as(c, func() (errno unix.Errno) {
-		fd, errno = openat(dirfd, name, flags, c.mode&07777)
+		fd, errno = sys.OpenAt(dirfd, name, flags, c.mode&07777)
 		return errno
 	})
 	return fd, errno
@@ -206,14 +206,4 @@ func (f *FS) newFlags(flags uint32) int {
 		return unix.O_RDWR | unix.O_NOFOLLOW // whoever uses it next may do either
 	}
 	return diskOpenFlags(flags)
-}
-
-func openat(dirfd int, name string, flags int, mode uint32) (int, unix.Errno) {
-	for {
-		fd, err := unix.Openat(dirfd, name, flags|unix.O_CLOEXEC, mode)
-		if err == unix.EINTR {
-			continue
-		}
-		return fd, sys.Errno(err)
-	}
 }

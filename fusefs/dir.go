@@ -163,7 +163,7 @@ func (f *FS) list(fd, flags int) (int, unix.Errno) {
 	if f.asCallers {
 		return sys.Reopen(fd, flags)
 	}
-	return openat(fd, ".", flags, 0)
+	return sys.OpenAt(fd, ".", flags, 0)
 }
 
 // ReleaseDir implements fuse.RawFileSystem.

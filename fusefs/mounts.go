@@ -141,11 +141,5 @@ func (d *devices) tag(dev uint64) uint16 {
 }
 
 func openDir(dirfd int, name string) (int, unix.Errno) {
-	for {
-		fd, err := unix.Openat(dirfd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-		if err == unix.EINTR {
-			continue
-		}
-		return fd, sys.Errno(err)
-	}
+	return sys.OpenAt(dirfd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 }

@@ -28,7 +28,7 @@ func (f *FS) remove(h *fuse.InHeader, name string, flags int) fuse.Status {
 	defer u.done()
 	f.victim(dir, u.fd, name)
 	defer f.rewritten(dir)
-	return fuse.Status(sys.Errno(unix.Unlinkat(u.fd, name, flags)))
+	return fuse.Status(sys.Unlink(u.fd, name, flags))
 }
 
 // Link implements fuse.RawFileSystem. A link has no owner of its own, yet a

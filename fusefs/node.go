@@ -373,11 +373,5 @@ func (f *FS) reopen(n *node, flags int) (int, unix.Errno) {
 }
 
 func openPath(dirfd int, name string) (int, unix.Errno) {
-	for {
-		fd, err := unix.Openat(dirfd, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-		if err == unix.EINTR {
-			continue
-		}
-		return fd, sys.Errno(err)
-	}
+	return sys.OpenAt(dirfd, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
 }

@@ -46,7 +46,8 @@ func (f *FS) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, dest []b
 		}
 		return answer(n, errno)
 	}
-	raw := make([]byte, 512)
+	var room [512]byte
+	raw := room[:]
 	n, errno := sys.GetXattr(u.fd, name, raw)
 	if errno == unix.ERANGE {
 		raw = make([]byte, maxXattr)
@@ -60,11 +61,13 @@ func (f *FS) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, dest []b
 	if errno != 0 {
 		return 0, fuse.Status(errno)
 	}
-	translate := idmap.ViewACL
+	var value []byte
+	var err error
 	if name == xattrFileCap {
-		translate = idmap.ViewFileCap
+		value, err = idmap.ViewFileCap(f.own.m, raw[:n])
+	} else {
+		value, err = idmap.ViewACL(f.own.m, raw[:n])
 	}
-	value, err := translate(f.own.m, raw[:n])
 	if err != nil {
 		// As the kernel says of one that it can't read.
 		f.log.Debug("unreadable attribute on disk", "name", name, "cause", err)

@@ -12,7 +12,7 @@ import (
 // the descriptor's entry in /proc, which leads to the very file and follows no
 // symbolic link.
 
-func procFd(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
+func procFd(fd int) string { return procDir + strconv.Itoa(fd) }
 
 func toErrno(err error) unix.Errno {
 	if err == nil {
@@ -27,23 +27,62 @@ func toErrno(err error) unix.Errno {
 // Errno returns the errno of an error from golang.org/x/sys/unix, 0 for nil.
 func Errno(err error) unix.Errno { return toErrno(err) }
 
+// OpenAt is openat(2), O_CLOEXEC.
+func OpenAt(dirfd int, name string, flags int, mode uint32) (int, unix.Errno) {
+	var b nameBuf
+	p, errno := b.of(name)
+	if errno != 0 {
+		return -1, errno
+	}
+	return openAt(uintptr(dirfd), p, flags, mode)
+}
+
 // Reopen opens what the descriptor fd refers to with other flags.
 func Reopen(fd, flags int) (int, unix.Errno) {
+	var b procPath
+	dir, name := b.of(fd)
+	return openAt(dir, name, flags, 0)
+}
+
+func openAt(dirfd uintptr, name *byte, flags int, mode uint32) (int, unix.Errno) {
 	for {
-		n, err := unix.Open(procFd(fd), flags|unix.O_CLOEXEC, 0)
-		if err == unix.EINTR {
+		fd, _, errno := unix.Syscall6(unix.SYS_OPENAT, dirfd, uintptr(unsafe.Pointer(name)),
+			uintptr(flags|unix.O_CLOEXEC|unix.O_LARGEFILE), uintptr(mode), 0, 0)
+		if errno == unix.EINTR {
 			continue
 		}
-		if err != nil {
-			return -1, toErrno(err)
+		if errno != 0 {
+			return -1, errno
 		}
-		return n, 0
+		return int(fd), 0
 	}
 }
 
-// Stat is fstat(2).
+// Unlink is unlinkat(2).
+func Unlink(dirfd int, name string, flags int) unix.Errno {
+	var b nameBuf
+	p, errno := b.of(name)
+	if errno != 0 {
+		return errno
+	}
+	_, _, errno = unix.Syscall(unix.SYS_UNLINKAT, uintptr(dirfd), uintptr(unsafe.Pointer(p)), uintptr(flags))
+	return errno
+}
+
+// Mkdir is mkdirat(2).
+func Mkdir(dirfd int, name string, mode uint32) unix.Errno {
+	var b nameBuf
+	p, errno := b.of(name)
+	if errno != 0 {
+		return errno
+	}
+	_, _, errno = unix.Syscall(unix.SYS_MKDIRAT, uintptr(dirfd), uintptr(unsafe.Pointer(p)), uintptr(mode))
+	return errno
+}
+
+// Stat is fstat(2), which takes O_PATH descriptors as well.
 func Stat(fd int, st *unix.Stat_t) unix.Errno {
-	return toErrno(unix.Fstatat(fd, "", st, unix.AT_EMPTY_PATH))
+	return toErrno(unix.Fstat(fd, st))
 }
 
 // StatAt is fstatat(2) that does not follow links.
@@ -54,29 +93,53 @@ func StatAt(fd int, name string, st *unix.Stat_t) unix.Errno {
 // Chmod changes the mode of a file. fchmodat2(2) of Linux 6.6 would take the
 // descriptor; the entry in /proc works on every kernel.
 func Chmod(fd int, mode uint32) unix.Errno {
-	return toErrno(unix.Chmod(procFd(fd), mode))
+	var b procPath
+	dir, name := b.of(fd)
+	_, _, errno := unix.Syscall(unix.SYS_FCHMODAT, dir, uintptr(unsafe.Pointer(name)), uintptr(mode))
+	return errno
 }
 
 // Chown changes the owners of a file; ^uint32(0) leaves one as it is.
 func Chown(fd int, uid, gid uint32) unix.Errno {
-	return toErrno(unix.Fchownat(fd, "", int(int32(uid)), int(int32(gid)), unix.AT_EMPTY_PATH))
+	_, _, errno := unix.Syscall6(unix.SYS_FCHOWNAT, uintptr(fd), uintptr(unsafe.Pointer(&noName)),
+		uintptr(uid), uintptr(gid), unix.AT_EMPTY_PATH, 0)
+	return errno
 }
 
 // Utimes sets the access and modification times of a file.
 func Utimes(fd int, ts *[2]unix.Timespec) unix.Errno {
-	p, err := unix.BytePtrFromString(procFd(fd))
-	if err != nil {
-		return unix.EINVAL
-	}
-	_, _, errno := unix.Syscall6(unix.SYS_UTIMENSAT, atFdcwd(), uintptr(unsafe.Pointer(p)),
+	var b procPath
+	dir, name := b.of(fd)
+	_, _, errno := unix.Syscall6(unix.SYS_UTIMENSAT, dir, uintptr(unsafe.Pointer(name)),
 		uintptr(unsafe.Pointer(ts)), 0, 0, 0)
 	return errno
 }
 
 // GetXattr reads an extended attribute; an empty dest asks for its size.
 func GetXattr(fd int, name string, dest []byte) (int, unix.Errno) {
-	n, err := unix.Getxattr(procFd(fd), name, dest)
-	return n, toErrno(err)
+	var b nameBuf
+	attr, errno := b.of(name)
+	if errno != 0 {
+		return 0, errno
+	}
+	args := xattrArgs{value: unsafe.Pointer(unsafe.SliceData(dest)), size: uint32(len(dest))}
+	if len(dest) == 0 {
+		args.value = nil
+	}
+	var path procPath
+	var n uintptr
+	if atXattrs() {
+		dir, entry := path.of(fd)
+		n, _, errno = unix.Syscall6(sysGetxattrat, dir, uintptr(unsafe.Pointer(entry)), 0,
+			uintptr(unsafe.Pointer(attr)), uintptr(unsafe.Pointer(&args)), sizeofXattrArgs)
+	} else {
+		n, _, errno = unix.Syscall6(unix.SYS_GETXATTR, uintptr(unsafe.Pointer(path.full(fd))),
+			uintptr(unsafe.Pointer(attr)), uintptr(args.value), uintptr(len(dest)), 0, 0)
+	}
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), 0
 }
 
 // SetXattr sets an extended attribute; flags are XATTR_CREATE or XATTR_REPLACE.
@@ -98,12 +161,13 @@ func RemoveXattr(fd int, name string) unix.Errno {
 // Readlink reads a symbolic link that fd, opened with O_PATH|O_NOFOLLOW,
 // refers to.
 func Readlink(fd int) ([]byte, unix.Errno) {
-	buf := make([]byte, unix.PathMax)
-	n, err := unix.Readlinkat(fd, "", buf)
-	if err != nil {
-		return nil, toErrno(err)
+	var buf [unix.PathMax]byte
+	n, _, errno := unix.Syscall6(unix.SYS_READLINKAT, uintptr(fd), uintptr(unsafe.Pointer(&noName)),
+		uintptr(unsafe.Pointer(&buf)), uintptr(len(buf)), 0, 0)
+	if errno != 0 {
+		return nil, errno
 	}
-	return buf[:n], 0
+	return append([]byte(nil), buf[:n]...), 0
 }
 
 // Ioctl is ioctl(2) with a pointer to arg, of which the kernel reads or writes

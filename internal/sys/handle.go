@@ -29,9 +29,10 @@ func HandleAt(dirfd int, name string, buf *[MaxHandle]byte) (n int, mountID int3
 	if name == "" {
 		flags = unix.AT_EMPTY_PATH
 	}
-	p, err := unix.BytePtrFromString(name)
-	if err != nil {
-		return 0, 0, unix.EINVAL
+	var b nameBuf
+	p, errno := b.of(name)
+	if errno != 0 {
+		return 0, 0, errno
 	}
 	_, _, errno = unix.Syscall6(unix.SYS_NAME_TO_HANDLE_AT, uintptr(dirfd), uintptr(unsafe.Pointer(p)),
 		uintptr(unsafe.Pointer(&h)), uintptr(unsafe.Pointer(&mountID)), flags, 0)
