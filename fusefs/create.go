@@ -22,8 +22,11 @@ func (f *FS) creator(h *fuse.InHeader, dirfd int, mode, umask uint32) (creator, 
 		return creator{}, unix.EOVERFLOW
 	}
 	c := creator{
-		creds: sys.Creds{FsUID: uid, FsGID: gid, Caps: f.caps},
+		creds: sys.Creds{FsUID: uid, FsGID: gid, Caps: f.base.Caps},
 		mode:  mode,
+	}
+	if mode&unix.S_ISGID != 0 {
+		c.creds.Caps = f.caps // the kernel has decided that it stays
 	}
 	if f.remoteData && !f.asCallers {
 		c.creds.Groups = f.own.diskGroups(h.Pid) // its server knows no capability of ours

@@ -3,6 +3,7 @@ package sys
 import (
 	"fmt"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -59,22 +60,32 @@ func capset(effective, permitted CapSet) unix.Errno {
 }
 
 // Run calls fn on a thread whose file system ids and effective capabilities
-// are those of c, and gives the thread its former ids, base, back afterwards.
+// are those of c. base is what the thread has, and has again afterwards; what
+// does not differ is left alone.
 //
-// setfsuid(2) drops the file system capabilities when it leaves 0, and it
-// refuses silently, so both are set and read back here. If a thread can't be
-// restored the process ends: it must never answer anyone with wrong rights.
+// setfsuid(2) refuses silently, so the ids are read back here, and it drops the
+// file system capabilities when it leaves 0, unless KeepProcessCaps has seen to
+// that, so they are raised again. If a thread can't be restored the process
+// ends: it must never answer anyone with wrong rights.
 func (c Creds) Run(base Creds, permitted CapSet, fn func() unix.Errno) unix.Errno {
+	if c.FsUID == base.FsUID && c.FsGID == base.FsGID && c.Groups == nil {
+		if c.Caps == base.Caps {
+			return fn()
+		}
+		return RunWithCaps(c.Caps, base.Caps, permitted, fn)
+	}
 	runtime.LockOSThread()
-	if errno := c.apply(permitted); errno != 0 {
-		base.mustApply(permitted)
-		runtime.UnlockOSThread()
+	defer runtime.UnlockOSThread()
+	if errno := c.apply(base, permitted); errno != 0 {
+		base.restore(permitted)
 		return errno
 	}
-	errno := fn()
-	base.mustApply(permitted)
-	runtime.UnlockOSThread()
-	return errno
+	defer func() {
+		if base.apply(c, permitted) != 0 {
+			base.restore(permitted)
+		}
+	}()
+	return fn()
 }
 
 // setgroups is setgroups(2) for the calling thread alone.
@@ -103,44 +114,75 @@ func RunWithCaps(caps, base, permitted CapSet, fn func() unix.Errno) unix.Errno 
 	return errno
 }
 
-func (c Creds) mustApply(permitted CapSet) {
-	if errno := c.apply(permitted); errno != 0 {
+// restore gives a thread these rights whatever it has.
+func (c Creds) restore(permitted CapSet) {
+	from := Creds{FsUID: ^c.FsUID, FsGID: ^c.FsGID, Caps: ^c.Caps}
+	if errno := c.apply(from, permitted); errno != 0 {
 		// On a goroutine of its own, where no caller can recover from it.
 		go panic(fmt.Sprintf("sys: restore fsuid %d, fsgid %d of a thread: %v", c.FsUID, c.FsGID, errno))
 		select {}
 	}
 }
 
-// apply changes the groups first: after the user, the right to do so may be gone.
-func (c Creds) apply(permitted CapSet) unix.Errno {
+// apply changes what is not as in from, the groups first: after the user, the
+// right to do so may be gone.
+func (c Creds) apply(from Creds, permitted CapSet) unix.Errno {
 	if c.Groups != nil {
 		if errno := setgroups(c.Groups); errno != 0 {
 			return errno
 		}
 	}
-	unix.RawSyscall(unix.SYS_SETFSGID, uintptr(c.FsGID), 0, 0)
-	unix.RawSyscall(unix.SYS_SETFSUID, uintptr(c.FsUID), 0, 0)
-	// An invalid id changes nothing and returns the current one.
-	gid, _, _ := unix.RawSyscall(unix.SYS_SETFSGID, ^uintptr(0), 0, 0)
-	uid, _, _ := unix.RawSyscall(unix.SYS_SETFSUID, ^uintptr(0), 0, 0)
-	if uint32(gid) != c.FsGID || uint32(uid) != c.FsUID {
-		return unix.EPERM
+	if c.FsGID != from.FsGID {
+		unix.RawSyscall(unix.SYS_SETFSGID, uintptr(c.FsGID), 0, 0)
+		// An invalid id changes nothing and returns the current one.
+		if gid, _, _ := unix.RawSyscall(unix.SYS_SETFSGID, ^uintptr(0), 0, 0); uint32(gid) != c.FsGID {
+			return unix.EPERM
+		}
+	}
+	caps := c.Caps != from.Caps
+	if c.FsUID != from.FsUID {
+		unix.RawSyscall(unix.SYS_SETFSUID, uintptr(c.FsUID), 0, 0)
+		if uid, _, _ := unix.RawSyscall(unix.SYS_SETFSUID, ^uintptr(0), 0, 0); uint32(uid) != c.FsUID {
+			return unix.EPERM
+		}
+		caps = caps || !capsStay.Load()
+	}
+	if !caps {
+		return 0
 	}
 	return capset(c.Caps, permitted)
 }
 
+// capsStay is set when no change of ids changes the capabilities of a thread.
+var capsStay atomic.Bool
+
 // KeepProcessCaps takes all capabilities but those of keep from every thread
 // of the process, now and later. Those of raise among them stay permitted but
-// are not effective: a thread raises them for what needs them.
+// are not effective: a thread raises them for what needs them. From then on a
+// change of ids leaves the capabilities as they are.
 func KeepProcessCaps(keep, raise CapSet) error {
 	effective, permitted, err := ThreadCaps()
 	if err != nil {
 		return err
 	}
+	keepCapsOfIDs()
 	hdr, data := capData(effective&keep&^raise, permitted&keep)
 	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&data[0])), 0)
 	if errno != 0 {
 		return &Error{Op: "capset", Detail: "all threads", Err: errno}
 	}
 	return nil
+}
+
+// keepCapsOfIDs ends the rule that file system capabilities go when the file
+// system uid becomes another than 0, and come when it becomes 0. Then Run has
+// nothing to put right. Without CAP_SETPCAP it stays as it is.
+func keepCapsOfIDs() {
+	const noSetuidFixup = 1 << 2 // SECBIT_NO_SETUID_FIXUP
+	bits, err := unix.PrctlRetInt(unix.PR_GET_SECUREBITS, 0, 0, 0, 0)
+	if err != nil {
+		return
+	}
+	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, uintptr(bits)|noSetuidFixup, 0)
+	capsStay.Store(errno == 0)
 }
