@@ -95,7 +95,7 @@ soak:
 race:
 	@./hack/need-root.sh 'make race'
 	@./hack/setup.sh race
-	$(GO) test -race -count 1 -timeout 20m $(TESTFLAGS) ./fusefs
+	$(GO) test -race -count 1 -timeout 20m $(TESTFLAGS) ./fusefs ./internal/fuseconn
 
 fuzz:
 	@./hack/fuzz.sh $(FUZZTIME)

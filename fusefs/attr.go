@@ -62,7 +62,7 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 			return fuse.Status(errno)
 		}
 		may := f.mayChown(in.Pid, &st)
-		if chown && !may && f.kernel.flags&capKillprivV2 != 0 {
+		if chown && !may && f.kernel.Flags&capKillprivV2 != 0 {
 			return fuse.Status(unix.EPERM)
 		}
 		// Nothing to set is chown(-1, -1), or a change of data that the kernel

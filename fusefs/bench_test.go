@@ -12,7 +12,7 @@ import (
 	"github.com/idmount/idmount/idmap"
 )
 
-// The benchmarks call the file system as a transport does, without a kernel
+// The benchmarks call the file system as a connection does, without a kernel
 // before it: they are about its own work on the hottest requests.
 
 // benchFS shows a new directory with one file and one of its attributes.

@@ -115,7 +115,7 @@ func (f *FS) validity(m *mount) time.Duration {
 	case CacheExclusive:
 		return exclusiveBound
 	case CacheCoherent:
-		if m != nil && m.watched && f.kernel.flags&capExpireOnly != 0 {
+		if m != nil && m.watched && f.kernel.Flags&capExpireOnly != 0 {
 			return CoherentBound
 		}
 	}

@@ -38,7 +38,7 @@ func (f *FS) creator(h *fuse.InHeader, dirfd int, mode, umask uint32) (creator, 
 			c.mode &^= umask & 0777
 		}
 	}
-	if f.kernel.flags&fuse.CAP_CREATE_SUPP_GROUP == 0 {
+	if f.kernel.Flags&fuse.CAP_CREATE_SUPP_GROUP == 0 {
 		c.mode = f.stripSetgid(h, dirfd, gid, c.mode)
 	}
 	return c, 0

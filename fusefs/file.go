@@ -120,7 +120,7 @@ func (f *FS) register(fd int) int32 {
 	}
 	var id int32
 	errno := f.withSetID(false, func() (errno unix.Errno) {
-		id, errno = f.conn.registerBacking(fd)
+		id, errno = f.conn.RegisterBacking(fd)
 		return errno
 	})
 	if errno == 0 {
@@ -149,7 +149,7 @@ func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 			u.writers.Add(-1)
 		}
 		if u.open.count == 0 && u.open.backing != 0 {
-			f.conn.unregisterBacking(u.open.backing)
+			f.conn.UnregisterBacking(u.open.backing)
 			u.open.backing = 0
 		}
 		u.open.mu.Unlock()

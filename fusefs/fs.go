@@ -7,12 +7,14 @@ import (
 	"log"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"sync/atomic"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"github.com/idmount/idmount/idmap"
+	"github.com/idmount/idmount/internal/fuseconn"
 	"github.com/idmount/idmount/internal/sys"
 )
 
@@ -60,8 +62,8 @@ type FS struct {
 	caps, permitted sys.CapSet
 	base            sys.Creds
 
-	conn       transport
-	kernel     kernelInit
+	conn       *fuseconn.Conn
+	kernel     fuseconn.Init
 	keepDirs   bool // the kernel caches directories, without opening them
 	depth      int  // stack depth for passthrough
 	passOff    atomic.Bool
@@ -217,20 +219,27 @@ func (f *FS) Start(dev *os.File) error {
 }
 
 func (f *FS) start(dev *os.File) error {
-	opts := f.mountOptions()
-	conn, kernel, err := newServerTransport(dev, f.front(), opts)
+	conn, err := fuseconn.Open(dev, f.log)
 	if err != nil {
-		return fmt.Errorf("fuse: answer INIT for %s: %w", f.source.Name(), err)
+		return fmt.Errorf("fuse: serve %s: %w", f.source.Name(), err)
 	}
-	f.conn, f.kernel = conn, kernel
-	if f.kernel.flags&fuse.CAP_PASSTHROUGH == 0 {
+	f.conn, f.kernel = conn, conn.Init
+	if f.kernel.Flags&fuse.CAP_PASSTHROUGH == 0 {
 		f.passOff.Store(true)
 	}
-	if f.own.relay && f.kernel.flags&fuse.CAP_ALLOW_IDMAP == 0 {
+	if f.own.relay && f.kernel.Flags&fuse.CAP_ALLOW_IDMAP == 0 {
+		conn.Close()
 		return fmt.Errorf("fuse: idmap the mount for %s: the kernel's FUSE has no ALLOW_IDMAP (Linux 6.12)", f.source.Name())
 	}
-	f.keepDirs = f.kernel.flags&capNoOpendirSupport != 0 && f.validity(f.root.mount) > 0 && f.cache.Mode != CacheTTL
-	f.conn.serve()
+	f.keepDirs = f.kernel.Flags&capNoOpendirSupport != 0 && f.validity(f.root.mount) > 0 && f.cache.Mode != CacheTTL
+	protocol := fuse.NewProtocolServer(f.front(), f.mountOptions())
+	err = conn.Serve(func(in, out [][]byte) (int, bool) {
+		n, status := protocol.HandleRequest(in, out)
+		return n, status.Ok()
+	})
+	if err != nil {
+		return fmt.Errorf("fuse: serve %s: %w", f.source.Name(), err)
+	}
 	f.watch.start()
 	return nil
 }
@@ -251,7 +260,7 @@ func (f *FS) mountOptions() *fuse.MountOptions {
 			fuse.CAP_READDIRPLUS_AUTO,
 		Logger: log.New(logWriter{f.log}, "", 0),
 		PanicHandler: func(v any) fuse.Status {
-			f.log.Error("panic in the file system", "cause", fmt.Sprint(v))
+			f.log.Error("panic in the file system", "cause", fmt.Sprint(v), "stack", string(debug.Stack()))
 			return fuse.EIO
 		},
 	}
@@ -285,7 +294,7 @@ const capNoOpendirSupport = 1 << 24
 // Wait returns when the file system has been unmounted, and gives its
 // descriptors back.
 func (f *FS) Wait() {
-	f.conn.wait()
+	f.conn.Wait()
 	f.close()
 }
 

@@ -65,7 +65,7 @@ func (f *FS) maySetFlags(in *fuse.IoctlIn, fd int, inbuf []byte) unix.Errno {
 	if len(inbuf) < 4 {
 		return unix.EINVAL
 	}
-	if f.kernel.flags&fuse.CAP_SECURITY_CTX != 0 { // Linux 5.17
+	if f.kernel.Flags&fuse.CAP_SECURITY_CTX != 0 { // Linux 5.17
 		return 0
 	}
 	var st unix.Stat_t

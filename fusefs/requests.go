@@ -19,7 +19,7 @@ type Requests struct {
 
 type opcode int
 
-// The opcodes that reach the file system. What go-fuse or the transport answers
+// The opcodes that reach the file system. What go-fuse or the connection answers
 // itself (INIT, INTERRUPT, SYNCFS) isn't among them.
 const (
 	opLookup opcode = iota

@@ -258,10 +258,10 @@ func (w *watch) send() {
 func (w *watch) notify(n notice) {
 	if n.name != "" {
 		// It takes the directory's lock, and so comes after a look-up there.
-		if w.fs.kernel.flags&capExpireOnly == 0 {
+		if w.fs.kernel.Flags&capExpireOnly == 0 {
 			return // no name is kept
 		}
-		if w.fs.conn.invalidateEntry(n.id, n.name) == 0 {
+		if w.fs.conn.InvalidateEntry(n.id, n.name) == 0 {
 			return
 		}
 		// It does not know the name, and leaves the directory as it was.
@@ -271,7 +271,7 @@ func (w *watch) notify(n notice) {
 	if n.data {
 		off = 0
 	}
-	if w.fs.conn.invalidateInode(n.id, off, 0) != unix.ENOENT {
+	if w.fs.conn.InvalidateInode(n.id, off, 0) != unix.ENOENT {
 		return
 	}
 	if n.tries++; n.tries < watchTries && w.fs.nodes.get(n.id) != nil {
@@ -285,6 +285,6 @@ func (w *watch) lost() {
 	for i := range w.buckets {
 		w.buckets[i].Add(1)
 	}
-	w.fs.conn.increaseEpoch()
+	w.fs.conn.IncreaseEpoch()
 	w.fs.nodes.each(func(n *node) { w.tell(notice{id: n.id, data: true}) })
 }

@@ -1,0 +1,233 @@
+package fuseconn
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/sys"
+)
+
+// Handler handles one message. in and out are the pieces of which the message
+// is, and of which the answer will be, the sum; the first of each begins with
+// its header. n is the answer's length, 0 if it has none; without ok nothing
+// could be made of the message.
+//
+// It is called by many threads at a time. in and out are of no use to anybody
+// after it has returned.
+type Handler func(in, out [][]byte) (n int, ok bool)
+
+// Conn is a connection to the kernel.
+type Conn struct {
+	Init Init // what the kernel can do
+
+	log     *slog.Logger
+	handler Handler
+	request []byte // INIT, until it is answered
+	payload int    // the most that a message carries beside its structures
+
+	mu sync.RWMutex // held for reading while fd is used
+	fd int          // -1 when closed
+
+	flights flights
+	threads sync.WaitGroup // that carry messages
+	others  sync.WaitGroup // goroutines that do so for a while
+	readers readers
+}
+
+// Open reads INIT from dev, an open /dev/fuse of a mount. dev stays the caller's
+// and may be closed.
+func Open(dev *os.File, log *slog.Logger) (*Conn, error) {
+	fd, err := unix.FcntlInt(dev.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, &sys.Error{Op: "fcntl", Path: dev.Name(), Err: err}
+	}
+	c := &Conn{log: log, fd: fd, flights: flights{all: make(map[*flight]struct{})}}
+	if err := c.readInit(dev.Name()); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *Conn) readInit(path string) error {
+	// A thread waits in read(2), whatever the descriptor was before.
+	if err := unix.SetNonblock(c.fd, false); err != nil {
+		return &sys.Error{Op: "fcntl", Path: path, Err: err}
+	}
+	buf := make([]byte, minReadBuffer)
+	n, errno := read(c.fd, buf)
+	if errno != 0 {
+		return &sys.Error{Op: "read", Path: path, Detail: "INIT", Err: errno}
+	}
+	c.request = buf[:n]
+	var ok bool
+	if c.Init, ok = initOf(c.request); !ok {
+		return &sys.Error{Op: "read", Path: path, Detail: fmt.Sprintf("INIT of %d bytes", n), Err: unix.EPROTO}
+	}
+	return nil
+}
+
+// Serve answers INIT and carries requests from then on, until the file system
+// is unmounted. After an error the connection is closed.
+func (c *Conn) Serve(h Handler) error {
+	err := c.serve(h)
+	if err != nil {
+		c.Close()
+	}
+	return err
+}
+
+func (c *Conn) serve(h Handler) error {
+	c.handler = h
+	out := make([]byte, initOutSize)
+	n := c.handle(new(flight), [][]byte{c.request}, [][]byte{out})
+	c.request = nil
+	if errno := errnoOf(out); errno != 0 {
+		return fmt.Errorf("INIT of protocol 7.%d: %w", c.Init.Minor, errno)
+	}
+	if n < outHeaderSize+24 { // up to max_write, which is as old as the protocol
+		return errors.New("INIT has an answer that is too short")
+	}
+	c.payload = payloadOf(out[:n], os.Getpagesize())
+	// The threads are there before the requests.
+	if err := c.startReaders(); err != nil {
+		return err
+	}
+	if _, err := unix.Write(c.fd, out[:n]); err != nil {
+		return &sys.Error{Op: "write", Path: "/dev/fuse", Detail: "INIT", Err: err}
+	}
+	return nil
+}
+
+// Wait returns when the connection has ended and no request is under way any
+// more.
+func (c *Conn) Wait() {
+	c.threads.Wait()
+	c.others.Wait()
+	c.Close()
+}
+
+// Close gives the connection up. If no other descriptor of it is left, the
+// kernel ends it.
+func (c *Conn) Close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fd >= 0 {
+		unix.Close(c.fd)
+		c.fd = -1
+	}
+}
+
+// withFD runs fn on the connection unless that is closed.
+func (c *Conn) withFD(fn func(fd int) unix.Errno) unix.Errno {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.fd < 0 {
+		return unix.ENODEV
+	}
+	return fn(c.fd)
+}
+
+// handle has a request answered, and returns the answer's length, 0 if it has
+// none.
+func (c *Conn) handle(w *flight, in, out [][]byte) int {
+	unique, op := uniqueOf(in[0]), opcodeOf(in[0])
+	if op == opInterrupt {
+		if len(in[0]) >= inHeaderSize+8 {
+			c.interrupt(interrupts(in[0]))
+		}
+		return 0
+	}
+	w.unique.Store(unique)
+	defer w.unique.Store(0)
+	if c.flights.ended.Load() {
+		c.interrupt(unique)
+	}
+	n := c.call(in, out)
+	if !expectsAnswer(op) {
+		return 0
+	}
+	if n <= 0 {
+		return putError(out[0], unique, unix.EIO)
+	}
+	// The kernel refuses an answer with an errno that no system call may return,
+	// and the caller would wait for ever. File systems below do let such slip:
+	// 524, ENOTSUPP, is one of NFS.
+	if errno := errnoOf(out[0]); errno >= 512 {
+		if errno == 524 {
+			return putError(out[0], unique, unix.EOPNOTSUPP)
+		}
+		return putError(out[0], unique, unix.EIO)
+	}
+	return n
+}
+
+// call calls the handler: 0 is no answer, less that it could make nothing of
+// the message.
+func (c *Conn) call(in, out [][]byte) (n int) {
+	defer func() {
+		if v := recover(); v != nil {
+			c.log.Error("panic in the file system", "cause", fmt.Sprint(v), "stack", string(debug.Stack()))
+			n = -1
+		}
+	}()
+	n, ok := c.handler(in, out)
+	if !ok && n == 0 {
+		return -1
+	}
+	return n
+}
+
+// end notes that the kernel has ended the connection: nobody waits for the
+// requests that are still under way.
+func (c *Conn) end() {
+	if c.flights.ended.Load() {
+		return
+	}
+	for _, unique := range c.flights.end() {
+		c.interrupt(unique)
+	}
+}
+
+// read reads one message. ENODEV and ECONNABORTED mean that there will be no
+// more.
+func read(fd int, buf []byte) (int, unix.Errno) {
+	for {
+		n, err := unix.Read(fd, buf)
+		switch err {
+		case nil:
+			if n == 0 {
+				return 0, unix.ENODEV // not /dev/fuse, whose ends are errors
+			}
+			return n, 0
+		case unix.EINTR, unix.EAGAIN, unix.ENOENT: // ENOENT: the request was interrupted before it was read
+			continue
+		}
+		return 0, sys.Errno(err)
+	}
+}
+
+// write writes an answer to where its request came from.
+func (c *Conn) write(fd int, out []byte) {
+	for {
+		_, err := unix.Write(fd, out)
+		switch err {
+		case nil, unix.ENOENT, unix.ENODEV, unix.ECONNABORTED: // nobody waits for it any more
+			return
+		case unix.EINTR:
+			continue
+		}
+		c.log.Error("write /dev/fuse", "bytes", len(out), "cause", err)
+		if len(out) > outHeaderSize {
+			out = out[:putError(out, uniqueOf(out), unix.EIO)]
+			continue
+		}
+		return
+	}
+}

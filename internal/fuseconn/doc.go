@@ -1,0 +1,25 @@
+// Package fuseconn carries the messages of a FUSE connection: requests from the
+// kernel to a handler, the handler's answers back, and what the server tells
+// the kernel unasked. It knows the headers of the messages and nothing of file
+// systems, and the handler knows nothing of what carries them.
+//
+//	c, err := fuseconn.Open(dev, logger) // has read INIT
+//	...                                  // c.Init says what the kernel can do
+//	err = c.Serve(handler)               // answers it, and serves from then on
+//	...
+//	c.Wait()                             // until the file system is unmounted
+//
+// # Guarantees
+//
+//   - Each request that the kernel waits for is answered: after a panic, by a
+//     handler that has no answer, and with an errno that the kernel would refuse
+//     it is EIO.
+//   - A request that blocks keeps nobody else waiting: before a thread handles
+//     one it sees to it that another waits for the next. At most maxThreads are
+//     under way at a time, requests that wait for locks not counted.
+//   - An INTERRUPT that overtakes its request is kept until the request is there.
+//   - When the connection ends, all requests under way are interrupted, and Wait
+//     returns when the last of them is done.
+//
+// The messages are those of include/uapi/linux/fuse.h.
+package fuseconn

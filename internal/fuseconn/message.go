@@ -1,0 +1,83 @@
+package fuseconn
+
+import (
+	"encoding/binary"
+
+	"golang.org/x/sys/unix"
+)
+
+// Of include/uapi/linux/fuse.h, what is looked at here.
+const (
+	inHeaderSize  = 40 // struct fuse_in_header
+	outHeaderSize = 16 // struct fuse_out_header
+	minReadBuffer = 8192
+
+	opForget      = 2
+	opSetlkw      = 33
+	opInterrupt   = 36
+	opNotifyReply = 41
+	opBatchForget = 42
+)
+
+func opcodeOf(in []byte) uint32 { return binary.NativeEndian.Uint32(in[4:]) }
+func uniqueOf(in []byte) uint64 { return binary.NativeEndian.Uint64(in[8:]) }
+
+// interrupts returns the request that an INTERRUPT is about.
+func interrupts(in []byte) uint64 { return binary.NativeEndian.Uint64(in[inHeaderSize:]) }
+
+// errnoOf returns the errno of an answer, 0 if it is none.
+func errnoOf(out []byte) unix.Errno { return unix.Errno(-int32(binary.NativeEndian.Uint32(out[4:]))) }
+
+// expectsAnswer reports whether the kernel waits for one.
+func expectsAnswer(opcode uint32) bool {
+	switch opcode {
+	case opForget, opBatchForget, opInterrupt, opNotifyReply:
+		return false
+	}
+	return true
+}
+
+// putError writes an answer that is an errno.
+func putError(out []byte, unique uint64, errno unix.Errno) int {
+	binary.NativeEndian.PutUint32(out[0:], outHeaderSize)
+	binary.NativeEndian.PutUint32(out[4:], uint32(-int32(errno)))
+	binary.NativeEndian.PutUint64(out[8:], unique)
+	return outHeaderSize
+}
+
+// Init is what the kernel said of itself in INIT.
+type Init struct {
+	Flags uint64 // FUSE_* of the INIT flags
+	Minor uint32 // of the protocol, 7.Minor
+}
+
+// initOf reads struct fuse_init_in: major, minor, max_readahead, flags, flags2;
+// false if there is less than was ever sent.
+func initOf(in []byte) (Init, bool) {
+	if len(in) < inHeaderSize+16 {
+		return Init{}, false
+	}
+	body := in[inHeaderSize:]
+	i := Init{
+		Minor: binary.NativeEndian.Uint32(body[4:]),
+		Flags: uint64(binary.NativeEndian.Uint32(body[12:])),
+	}
+	if len(body) >= 20 {
+		i.Flags |= uint64(binary.NativeEndian.Uint32(body[16:])) << 32
+	}
+	return i, true
+}
+
+// initOutSize has room for struct fuse_init_out.
+const initOutSize = outHeaderSize + 64
+
+// payloadOf returns the most that a message carries beside its structures,
+// from the answer to INIT: max_write, or max_pages.
+func payloadOf(out []byte, pageSize int) int {
+	body := out[outHeaderSize:]
+	most := max(minReadBuffer, int(binary.NativeEndian.Uint32(body[20:])))
+	if len(body) >= 30 {
+		most = max(most, int(binary.NativeEndian.Uint16(body[28:]))*pageSize)
+	}
+	return most
+}
