@@ -18,6 +18,25 @@ import (
 // benchFS shows a new directory with one file and one of its attributes.
 func benchFS(b *testing.B) (f *FS, dir string) {
 	b.Helper()
+	f, dir = newBenchFS(b)
+	b.Cleanup(f.close)
+	return f, dir
+}
+
+// servedFS is benchFS with a kernel behind it, which passthrough takes.
+func servedFS(b *testing.B) *FS {
+	b.Helper()
+	f, _ := newBenchFS(b)
+	tree := serve(b, f)
+	b.Cleanup(func() {
+		tree.Close()
+		f.Wait()
+	})
+	return f
+}
+
+func newBenchFS(b *testing.B) (f *FS, dir string) {
+	b.Helper()
 	dir = b.TempDir()
 	path := filepath.Join(dir, "file")
 	if err := os.WriteFile(path, make([]byte, 4096), 0o644); err != nil {
@@ -37,10 +56,7 @@ func benchFS(b *testing.B) (f *FS, dir string) {
 	if f, err = New(source, Options{Map: m}); err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(func() {
-		f.close()
-		source.Close()
-	})
+	b.Cleanup(func() { source.Close() })
 	b.ReportAllocs()
 	return f, dir
 }
@@ -106,6 +122,65 @@ func BenchmarkGetxattr(b *testing.B) {
 		if n, s := f.GetXAttr(nil, &h, "user.bench", buf); s != fuse.OK || n != 5 {
 			b.Fatal(n, s)
 		}
+	}
+}
+
+func BenchmarkOpenRelease(b *testing.B) {
+	f := servedFS(b)
+	in, out := fuse.OpenIn{}, fuse.OpenOut{}
+	in.NodeId = benchLookup(b, f, "file")
+	release := fuse.ReleaseIn{InHeader: in.InHeader}
+	for b.Loop() {
+		if s := f.Open(nil, &in, &out); s != fuse.OK {
+			b.Fatal(s)
+		}
+		release.Fh = out.Fh
+		f.Release(nil, &release)
+	}
+}
+
+func BenchmarkCreateUnlink(b *testing.B) {
+	f := servedFS(b)
+	in := fuse.CreateIn{Flags: unix.O_WRONLY | unix.O_CREAT, Mode: unix.S_IFREG | 0o644}
+	in.NodeId = fuse.FUSE_ROOT_ID
+	for b.Loop() {
+		var out fuse.CreateOut
+		if s := f.Create(nil, &in, "new", &out); s != fuse.OK {
+			b.Fatal(s)
+		}
+		release := fuse.ReleaseIn{Fh: out.Fh, Flags: in.Flags}
+		release.NodeId = out.NodeId
+		f.Release(nil, &release)
+		if s := f.Unlink(nil, &in.InHeader, "new"); s != fuse.OK {
+			b.Fatal(s)
+		}
+		f.Forget(out.NodeId, 1)
+	}
+}
+
+// BenchmarkReaddirplus is for one entry of a directory of a thousand.
+func BenchmarkReaddirplus(b *testing.B) {
+	f, dir := benchFS(b)
+	for i := range 1000 {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), nil, 0o644); err != nil {
+			b.Fatal(err)
+		}
+	}
+	f.keepDirs = true
+	buf := make([]byte, 1<<20)
+	in := fuse.ReadIn{Size: uint32(len(buf))}
+	in.NodeId = fuse.FUSE_ROOT_ID
+	const entries = 1003
+	for i := 0; b.Loop(); i++ {
+		if i%entries != 0 {
+			continue
+		}
+		in.Offset = 0
+		out := fuse.NewDirEntryList(buf, 0)
+		if s := f.ReadDirPlus(nil, &in, out); s != fuse.OK {
+			b.Fatal(s)
+		}
+		f.streams.drop(nil)
 	}
 }
 

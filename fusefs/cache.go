@@ -136,7 +136,7 @@ func (f *FS) attrValidity(n *node, mode uint32, r reading) time.Duration {
 	if n.written() && f.cache.Mode != CacheExclusive {
 		return 0
 	}
-	d := f.validity(n.mount)
+	d := f.validity(f.mountOf(n))
 	if d != 0 && !f.watch.undisturbed(r) {
 		return 0
 	}
@@ -145,7 +145,7 @@ func (f *FS) attrValidity(n *node, mode uint32, r reading) time.Duration {
 
 // entryValidity is attrValidity for a name in dir.
 func (f *FS) entryValidity(dir *node, r reading) time.Duration {
-	d := f.validity(dir.mount)
+	d := f.validity(f.mountOf(dir))
 	if d != 0 && !f.watch.undisturbed(r) {
 		return 0
 	}

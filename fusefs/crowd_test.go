@@ -104,15 +104,10 @@ func crowd(t *testing.T, o Options) {
 			t.Error(err)
 		}
 	}
-	known := func() int {
-		f.nodes.mu.Lock()
-		defer f.nodes.mu.Unlock()
-		return len(f.nodes.byKey)
-	}
-	for end := time.Now().Add(10 * time.Second); known() > 1 && time.Now().Before(end); {
+	for end := time.Now().Add(10 * time.Second); f.nodes.len() > 1 && time.Now().Before(end); {
 		time.Sleep(10 * time.Millisecond)
 	}
-	if n := known(); n > 1 {
+	if n := f.nodes.len(); n > 1 {
 		t.Errorf("the server knows %d files of an empty directory", n)
 	}
 	unmount()
@@ -137,7 +132,7 @@ func kept() (out []string) {
 }
 
 // serve makes a mount of f that is nowhere, and ends when it is closed.
-func serve(t *testing.T, f *FS) *os.File {
+func serve(t testing.TB, f *FS) *os.File {
 	t.Helper()
 	dev, tree, err := sys.FuseMount(sys.FuseMountOptions{Source: "crowd", Subtype: "idmount", AllowOther: true, DefaultPermissions: true})
 	if err != nil {

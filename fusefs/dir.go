@@ -216,7 +216,7 @@ func (f *FS) stream(in *fuse.ReadIn) (*stream, func(), unix.Errno) {
 		} else {
 			f.streams.park(d)
 		}
-		if f.watch != nil && f.validity(n.mount) == 0 {
+		if f.watch != nil && f.validity(f.mountOf(n)) == 0 {
 			f.watch.forget(n.id, true) // the kernel keeps it, and nobody would tell it
 		}
 	}

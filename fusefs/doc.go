@@ -70,6 +70,6 @@
 // # Locks
 //
 // In this order, never the other way: node.open, fileLocks.sys, lockBooks.mu,
-// table.mu, fdCache.mu. No system call that can block on the source is made under
-// the last three.
+// shard.mu, table.mu, fdCache.mu. No system call that can block on the source is
+// made under the last four.
 package fusefs

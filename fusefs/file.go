@@ -43,7 +43,7 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 		return fuse.Status(unix.ENXIO)
 	}
 	flags := diskOpenFlags(in.Flags)
-	if n.mount == nil {
+	if f.mountOf(n) == nil {
 		flags &^= unix.O_NOFOLLOW // the entry in /proc is a link
 	}
 	fd, errno := f.reopen(n, flags)
@@ -87,7 +87,7 @@ func (f *FS) opened(n *node, fd int, flags uint32, out *fuse.OpenOut) {
 	}
 	u.open.count++
 	if u.open.backing == 0 {
-		if f.passOff.Load() && f.validity(n.mount) > 0 && f.cache.Mode == CacheCoherent {
+		if f.passOff.Load() && f.validity(f.mountOf(n)) > 0 && f.cache.Mode == CacheCoherent {
 			out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
 		}
 		return

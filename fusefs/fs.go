@@ -155,9 +155,10 @@ func New(source *os.File, o Options) (*FS, error) {
 		f.mounts.close()
 		return nil, &sys.Error{Op: "fcntl", Path: source.Name(), Err: err}
 	}
-	f.root = &node{typ: unix.S_IFDIR, tag: f.devices.tag(st.Dev), mount: f.mounts.root}
-	f.root.key = keyOfInode(&st)
-	if f.root.mount != nil {
+	f.root = &node{typ: unix.S_IFDIR, tag: f.devices.tag(st.Dev)}
+	var key keyBuf
+	f.root.key = string(key.ofInode(&st))
+	if f.mounts.root != nil {
 		var buf [sys.MaxHandle]byte
 		n, _, errno := sys.HandleAt(fd, "", &buf)
 		if errno != 0 {
@@ -166,7 +167,7 @@ func New(source *os.File, o Options) (*FS, error) {
 			f.mounts.close()
 			return nil, &sys.Error{Op: "name_to_handle_at", Path: source.Name(), Err: errno}
 		}
-		f.root.key = keyOfHandle(f.root.mount, buf[:n])
+		f.root.key = string(key.ofHandle(f.mounts.root, buf[:n]))
 	}
 	f.nodes = newTable(f.root)
 	f.fds.adopt(f.root, fd, pathOnly) // and never released
@@ -231,7 +232,7 @@ func (f *FS) start(dev *os.File) error {
 		conn.Close()
 		return fmt.Errorf("fuse: idmap the mount for %s: the kernel's FUSE has no ALLOW_IDMAP (Linux 6.12)", f.source.Name())
 	}
-	f.keepDirs = f.kernel.Flags&capNoOpendirSupport != 0 && f.validity(f.root.mount) > 0 && f.cache.Mode != CacheTTL
+	f.keepDirs = f.kernel.Flags&capNoOpendirSupport != 0 && f.validity(f.mountOf(f.root)) > 0 && f.cache.Mode != CacheTTL
 	protocol := fuse.NewProtocolServer(f.front(), f.mountOptions())
 	err = conn.Serve(func(in, out [][]byte) (int, bool) {
 		n, status := protocol.HandleRequest(in, out)

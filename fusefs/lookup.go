@@ -18,7 +18,7 @@ func validName(name string) bool {
 // the answer. It takes an O_PATH descriptor over; any other stays the caller's.
 func (f *FS) identify(fd int, path bool, parent *node, name string, out *fuse.EntryOut) (*node, unix.Errno) {
 	n, errno := f.intern(fd, out)
-	if errno == 0 && (n.mount == nil || n.isDir()) {
+	if errno == 0 && (n.isDir() || f.mountOf(n) == nil) {
 		if path {
 			f.keep(n, fd, parent, name)
 			return n, 0
@@ -46,33 +46,39 @@ func (f *FS) keep(n *node, fd int, parent *node, name string) {
 // intern makes the file of a descriptor known, counts a look-up and fills in
 // the answer.
 func (f *FS) intern(fd int, out *fuse.EntryOut) (*node, unix.Errno) {
-	fresh := new(node)
-	var buf [sys.MaxHandle]byte
+	var (
+		buf   [sys.MaxHandle]byte
+		room  keyBuf
+		key   []byte
+		m     *mount
+		began reading
+	)
 	size, mountID, noHandle := sys.HandleAt(fd, "", &buf)
 	// The identity first: what happens to the file from here on is noticed.
-	var began reading
 	seen := false
 	if noHandle == 0 {
-		if fresh.mount, seen = f.mounts.known(mountID); fresh.mount != nil {
-			fresh.key = keyOfHandle(fresh.mount, buf[:size])
-			began = f.watch.begin(fresh.key)
+		if m, seen = f.mounts.known(mountID); m != nil {
+			key = room.ofHandle(m, buf[:size])
+			began = f.watch.begin(string(key))
 		}
 	}
 	var st unix.Stat_t
 	if errno := sys.Stat(fd, &st); errno != 0 {
 		return nil, errno
 	}
-	fresh.typ = st.Mode & unix.S_IFMT
-	fresh.tag = f.devices.tag(st.Dev)
+	typ := st.Mode & unix.S_IFMT
 	if noHandle == 0 && !seen {
-		if fresh.mount = f.mounts.get(mountID, fd, fresh.isDir()); fresh.mount != nil {
-			fresh.key = keyOfHandle(fresh.mount, buf[:size])
+		if m = f.mounts.get(mountID, fd, typ == unix.S_IFDIR); m != nil {
+			key = room.ofHandle(m, buf[:size])
 		}
 	}
-	if fresh.mount == nil {
-		fresh.key = keyOfInode(&st)
+	if m == nil {
+		key = room.ofInode(&st)
 	}
-	n := f.nodes.intern(fresh)
+	n := f.nodes.lookup(key)
+	if n == nil {
+		n = f.nodes.intern(&node{key: string(key), tag: f.devices.tag(st.Dev), typ: uint16(typ)})
+	}
 	if n == nil {
 		return nil, unix.ENFILE
 	}
@@ -131,7 +137,7 @@ func (f *FS) Forget(id, count uint64) {
 // it is open, which only the kernel knows of what it opens by itself: by O_PATH,
 // FIFOs, sockets, devices, and with CacheExclusive everything.
 func (f *FS) victim(dir *node, dirfd int, name string) {
-	if dir.mount != nil {
+	if f.mountOf(dir) != nil {
 		f.keepVictim(dirfd, name)
 		return
 	}
@@ -139,7 +145,8 @@ func (f *FS) victim(dir *node, dirfd int, name string) {
 	if sys.StatAt(dirfd, name, &st) != 0 {
 		return
 	}
-	n := f.nodes.find(keyOfInode(&st))
+	var key keyBuf
+	n := f.nodes.find(key.ofInode(&st))
 	if n == nil {
 		return
 	}
@@ -156,7 +163,8 @@ func (f *FS) keepVictim(dirfd int, name string) {
 	var buf [sys.MaxHandle]byte
 	size, mountID, errno := sys.HandleAt(fd, "", &buf)
 	if m, _ := f.mounts.known(mountID); errno == 0 && m != nil {
-		if n := f.nodes.find(keyOfHandle(m, buf[:size])); n != nil {
+		var key keyBuf
+		if n := f.nodes.find(key.ofHandle(m, buf[:size])); n != nil {
 			f.fds.pin(n)
 			f.fds.adopt(n, fd, pathOnly)
 			f.fds.release(n)
@@ -168,14 +176,15 @@ func (f *FS) keepVictim(dirfd int, name string) {
 
 // moved notes the new place of a file without a handle.
 func (f *FS) moved(dir *node, dirfd int, name string) {
-	if dir.mount != nil {
+	if f.mountOf(dir) != nil {
 		return
 	}
 	var st unix.Stat_t
 	if sys.StatAt(dirfd, name, &st) != 0 {
 		return
 	}
-	if n := f.nodes.find(keyOfInode(&st)); n != nil {
+	var key keyBuf
+	if n := f.nodes.find(key.ofInode(&st)); n != nil {
 		f.fds.place(n, dir, name)
 	}
 }

@@ -3,7 +3,9 @@ package fusefs
 import (
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -19,7 +21,16 @@ type mounts struct {
 	log   *slog.Logger
 
 	mu   sync.RWMutex
-	byID map[int32]*mount // nil values: mounts without handles
+	byID map[int32]*mount         // nil values: mounts without handles
+	all  atomic.Pointer[[]*mount] // by index; never changed, but replaced
+}
+
+// at returns the mount with an index, nil if there is none.
+func (m *mounts) at(index uint32) *mount {
+	if all := m.all.Load(); all != nil && int64(index) < int64(len(*all)) {
+		return (*all)[index]
+	}
+	return nil
 }
 
 // newMounts finds out whether files of the source open by handle.
@@ -82,7 +93,13 @@ func (m *mounts) get(id int32, fd int, dir bool) *mount {
 
 // add makes a mount known by a directory on it, which it keeps open.
 func (m *mounts) add(id int32, dir *os.File) *mount {
-	found := &mount{index: uint32(len(m.byID)), dir: dir, fd: int(dir.Fd())}
+	var all []*mount
+	if before := m.all.Load(); before != nil {
+		all = slices.Clone(*before)
+	}
+	found := &mount{index: uint32(len(all)), dir: dir, fd: int(dir.Fd())}
+	all = append(all, found)
+	m.all.Store(&all)
 	if err := m.watch.add(found); err != nil {
 		m.log.Info("nothing is cached", "mount", dir.Name(), "cause", err)
 	}

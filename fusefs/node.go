@@ -11,22 +11,24 @@ import (
 	"github.com/idmount/idmount/internal/sys"
 )
 
-// node is a file that the kernel knows.
+// node is a file that the kernel knows. There may be millions, so it is small:
+// one field more would make it a third larger.
 type node struct {
-	id    uint64
-	key   string // identity: see keyOfHandle and keyOfInode
-	mount *mount // where the handle in key opens; nil if there is no handle
-	tag   uint16 // of its device, for inode numbers
-	typ   uint32 // S_IFMT bits
-
-	refs uint64 // the kernel's look-ups; guarded by table.mu
+	id  uint64
+	key string // identity: see keyBuf
 
 	held  *held // nil if it never had a descriptor; guarded by fdCache.mu
 	usage atomic.Pointer[usage]
+
+	refs uint32 // the kernel's look-ups; guarded by shard.mu
+	tag  uint16 // of its device, for inode numbers
+	typ  uint16 // S_IFMT bits
 }
 
-// held is the part of fdCache in a node. There may be millions of nodes, and
-// most have none.
+// manyRefs look-ups are no longer counted: such a node stays.
+const manyRefs = 1<<32 - 1
+
+// held is the part of fdCache in a node. Most have none.
 type held struct {
 	fd     int // descriptor, -1 if none
 	grade  grade
@@ -85,23 +87,33 @@ type mount struct {
 	watched bool     // what others change there is reported
 }
 
-func keyOfHandle(m *mount, handle []byte) string {
-	b := make([]byte, 4+len(handle))
-	binary.NativeEndian.PutUint32(b, m.index)
-	copy(b[4:], handle)
-	return string(b)
+// keyBuf has room for every key.
+type keyBuf [4 + sys.MaxHandle]byte
+
+// ofHandle returns the key of a file with a handle.
+func (b *keyBuf) ofHandle(m *mount, handle []byte) []byte {
+	binary.LittleEndian.PutUint32(b[:], m.index)
+	return b[:4+copy(b[4:], handle)]
 }
 
-// keyOfInode identifies a file that a descriptor keeps from being deleted. Its
-// length differs from that of a handle's key only by chance, so the first
-// bytes, which no mount index has, tell them apart.
-func keyOfInode(st *unix.Stat_t) string {
-	var b [20]byte
-	binary.NativeEndian.PutUint32(b[:], ^uint32(0))
+// noMount stands in place of a mount's index.
+const noMount = ^uint32(0)
+
+// ofInode returns the key of a file that a descriptor keeps from being deleted.
+func (b *keyBuf) ofInode(st *unix.Stat_t) []byte {
+	binary.LittleEndian.PutUint32(b[:], noMount)
 	binary.NativeEndian.PutUint64(b[4:], st.Dev)
 	binary.NativeEndian.PutUint64(b[12:], st.Ino)
-	return string(b[:])
+	return b[:20]
 }
+
+// mountIndex is that of the mount where the handle in the key opens, or noMount.
+func (n *node) mountIndex() uint32 {
+	return uint32(n.key[0]) | uint32(n.key[1])<<8 | uint32(n.key[2])<<16 | uint32(n.key[3])<<24
+}
+
+// mountOf returns the mount where the handle of n opens, nil if it has none.
+func (f *FS) mountOf(n *node) *mount { return f.mounts.at(n.mountIndex()) }
 
 // grade is what a descriptor can do.
 type grade uint8
@@ -244,7 +256,7 @@ func (c *fdCache) drop(n *node) {
 
 // place notes where a node without a handle is found.
 func (c *fdCache) place(n, parent *node, name string) {
-	if n.mount != nil {
+	if n.mountIndex() != noMount {
 		return
 	}
 	c.mu.Lock()
@@ -273,8 +285,8 @@ func (f *FS) path(n *node) use {
 	if fd, ok := f.fds.acquire(n, pathOnly); ok {
 		return use{fd: fd, n: n, shared: &f.fds}
 	}
-	if n.mount != nil {
-		fd, errno := sys.OpenHandle(n.mount.fd, n.handle(), unix.O_PATH|unix.O_NOFOLLOW)
+	if m := f.mountOf(n); m != nil {
+		fd, errno := sys.OpenHandle(m.fd, n.handle(), unix.O_PATH|unix.O_NOFOLLOW)
 		if errno != 0 {
 			return use{fd: -1, errno: errno}
 		}
@@ -297,7 +309,8 @@ func (f *FS) path(n *node) use {
 		return use{fd: -1, errno: unix.ESTALE}
 	}
 	var st unix.Stat_t
-	if errno := sys.Stat(fd, &st); errno != 0 || keyOfInode(&st) != n.key {
+	var key keyBuf
+	if errno := sys.Stat(fd, &st); errno != 0 || string(key.ofInode(&st)) != n.key {
 		unix.Close(fd)
 		return use{fd: -1, errno: unix.ESTALE}
 	}
@@ -361,8 +374,8 @@ func (f *FS) pathOf(id uint64) (*node, use) {
 
 // reopen opens n for input, output or both.
 func (f *FS) reopen(n *node, flags int) (int, unix.Errno) {
-	if n.mount != nil {
-		return sys.OpenHandle(n.mount.fd, n.handle(), flags)
+	if m := f.mountOf(n); m != nil {
+		return sys.OpenHandle(m.fd, n.handle(), flags)
 	}
 	u := f.path(n)
 	if u.errno != 0 {

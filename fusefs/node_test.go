@@ -35,7 +35,8 @@ func withoutHandles(t *testing.T, budget int) (*FS, string) {
 	if err := unix.Fstat(int(source.Fd()), &st); err != nil {
 		t.Fatal(err)
 	}
-	f.root.mount, f.root.key = nil, keyOfInode(&st)
+	var key keyBuf
+	f.root.key = string(key.ofInode(&st))
 	f.fds.budget = budget
 	return f, dir
 }
@@ -103,7 +104,7 @@ func TestDescriptorBudget(t *testing.T) {
 	for id := range ids {
 		f.Forget(id, 1)
 	}
-	if n := len(f.nodes.byKey); n != dirs+1 {
+	if n := f.nodes.len(); n != dirs+1 {
 		t.Errorf("%d nodes left, want %d", n, dirs+1)
 	}
 }

@@ -231,8 +231,9 @@ func (w *watch) changed(c *sys.Change) {
 
 // known counts up the bucket of a file and returns its node, if there is one.
 func (w *watch) known(m *mount, handle []byte) *node {
-	key := keyOfHandle(m, handle)
-	w.buckets[w.bucket(key)].Add(1)
+	var room keyBuf
+	key := room.ofHandle(m, handle)
+	w.buckets[w.bucket(string(key))].Add(1)
 	return w.fs.nodes.find(key)
 }
 
