@@ -283,8 +283,12 @@ func (f *FS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 }
 
 // Lseek implements fuse.RawFileSystem: SEEK_DATA and SEEK_HOLE, the kernel does
-// the others.
+// the others. With CacheExclusive it has to do all of them, since it does not
+// write back what it has before it asks: new data would be a hole here.
 func (f *FS) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
+	if f.cache.Mode == CacheExclusive {
+		return fuse.ENOSYS // all of a file is data then
+	}
 	if in.Whence != unix.SEEK_DATA && in.Whence != unix.SEEK_HOLE {
 		return fuse.Status(unix.EINVAL)
 	}

@@ -102,6 +102,9 @@ func conform(t *testing.T, p plan, o idmount.Options) {
 	if o.NoPassthrough || o.Cache.Mode == idmount.CacheExclusive {
 		list = append(list, withoutPassthrough)
 	}
+	if o.Cache.Mode == idmount.CacheExclusive {
+		list = append(list, exclusively)
+	}
 	report := NewReport(list)
 	for _, fstype := range p.sources {
 		t.Run(fstype, func(t *testing.T) {

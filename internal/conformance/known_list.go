@@ -17,6 +17,12 @@ var withoutPassthrough = Known{
 	Key: `op capability after map|.* xattrs|.* xattr security\.capability`, Got: `|ENODATA|\(absent\)`,
 }
 
+// exclusively is what the exclusive cache adds.
+var exclusively = Known{
+	Reason:  "the kernel has data that the server does not know of, and so no holes",
+	Backend: "relay|translate", Scenario: "file/seek", Key: "op seek (hole|hole after data|data|data at the end)",
+}
+
 // KnownDifferences are all that the suite accepts.
 var KnownDifferences = []Known{
 	{

@@ -35,6 +35,7 @@ func fileScenarios() []*Scenario {
 	one := func(d *Disk) { d.File("f", "AA", 0o666) }
 	plain("read-write", one, readAndWrite)
 	plain("seek", one, seekHoles)
+	plain("seek-written", one, seekWritten)
 	plain("fallocate", one, fallocateModes)
 	plain("locks", one, locks)
 	plain("unlinked", one, func(e *Env) {
@@ -211,6 +212,24 @@ func seekHoles(e *Env) {
 	} {
 		n, err := unix.Seek(fd, s.from, s.whence)
 		e.Saw("seek "+s.what, fmt.Sprint(n, " ", ErrText(err)))
+	}
+}
+
+// seekWritten looks for data that was written just now, and may be nowhere but in
+// the kernel's memory.
+func seekWritten(e *Env) {
+	fd := e.Open("open", "f", unix.O_RDWR|unix.O_TRUNC, 0)
+	if fd < 0 {
+		return
+	}
+	_, err := unix.Pwrite(fd, bytes.Repeat([]byte{1}, 5000), 0)
+	e.Did("write", err)
+	for _, s := range []struct {
+		from   int64
+		whence int
+	}{{0, unix.SEEK_DATA}, {4096, unix.SEEK_DATA}, {5000, unix.SEEK_DATA}, {0, unix.SEEK_HOLE}} {
+		n, err := unix.Seek(fd, s.from, s.whence)
+		e.Saw(fmt.Sprint("seek ", s.whence, " ", s.from), fmt.Sprint(n, " ", ErrText(err)))
 	}
 }
 

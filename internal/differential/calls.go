@@ -43,6 +43,10 @@ func init() {
 			if st.Flags >= unix.SEEK_END && unix.Fstat(s.fd(st.Slot), &node) == nil && node.Mode&unix.S_IFMT == unix.S_IFDIR {
 				return "a directory"
 			}
+			// Nor are there holes in what the kernel has not written yet.
+			if st.Flags > unix.SEEK_END && s.late {
+				return "late"
+			}
 			n, err := unix.Seek(s.fd(st.Slot), st.Off, st.Flags)
 			return counted(int(n), err)
 		},
