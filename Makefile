@@ -9,7 +9,8 @@
 #                  reached; in BENCHDIR (a directory for scratch files, .bench)
 #   make bench-go  Go benchmarks, whose output benchstat compares
 #   make soak      random calls on all backends, against the kernel's own mount, for
-#                  SOAKTIME (1m); SOAKSEED, SOAKBACKEND and SOAKCACHE narrow it down
+#                  SOAKTIME (1m); SOAKSEED, SOAKBACKEND and SOAKCACHE narrow it down; and
+#                  long runs of git, sqlite, postgres and others on mounts
 #   make race      the server's tests under the race detector
 #   make fuzz      every fuzzer for FUZZTIME (10s)
 #   make lint      gofmt, go vet, staticcheck
@@ -88,9 +89,10 @@ bench-go:
 # /dev/shm: a sync of the file systems' images should not wait for a disk.
 soak:
 	@./hack/need-root.sh 'make soak'
-	@./hack/setup.sh test
+	@./hack/setup.sh soak
 	TMPDIR=/dev/shm SOAKTIME=$(SOAKTIME) SOAKSEED=$(SOAKSEED) SOAKBACKEND=$(SOAKBACKEND) SOAKCACHE=$(SOAKCACHE) \
 		$(GO) test -count 1 -timeout 0 -v -run 'TestRandom|TestScript' $(TESTFLAGS) ./internal/differential
+	TMPDIR=/dev/shm IDMOUNT_CLIENTS=long $(GO) test -count 1 -timeout 60m -v $(TESTFLAGS) ./internal/clients
 
 race:
 	@./hack/need-root.sh 'make race'

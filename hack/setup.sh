@@ -1,22 +1,24 @@
 #!/bin/sh
 # Installs the Debian packages that a make target needs and that are missing.
 #
-#   hack/setup.sh test|demo|bench|race
+#   hack/setup.sh test|demo|bench|race|soak
 #
 # Nothing is installed, and no network is used, when all of them are there.
 set -eu
 
 demo="acl libcap2-bin util-linux fuse3 e2fsprogs kmod patchelf dpkg"
-test="$demo attr xfsprogs btrfs-progs mmdebstrap bindfs mount squashfs-tools squashfuse erofs-utils"
-bench="$test fuse-overlayfs fio rsync"
+test="$demo attr xfsprogs btrfs-progs mmdebstrap bindfs mount squashfs-tools squashfuse erofs-utils git rsync sqlite3"
+bench="$test fuse-overlayfs fio"
+soak="$test postgresql"
 
 case "${1-}" in
 demo) want=$demo ;;
 test) want=$test ;;
 bench) want=$bench ;;
+soak) want=$soak ;;
 race) want="$test gcc libc6-dev" ;;
 *)
-	echo "usage: $0 test|demo|bench|race" >&2
+	echo "usage: $0 test|demo|bench|race|soak" >&2
 	exit 2
 	;;
 esac

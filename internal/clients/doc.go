@@ -1,0 +1,32 @@
+// Package clients runs other people's programs on mounts made by idmount.
+//
+// The model is a stage: a directory at which one mount after the other is shown,
+// each of a fresh and equal source. On each a program does the same work, as a
+// user of the view where that is how people use it, and what it leaves behind on
+// disk, what the mount shows of it and what it prints has to be what it left on
+// the native mount, which comes first:
+//
+//	each(t, kinds, "ext4", shift, func(s *stage) outcome {
+//		printed := s.sh(user, s.home("home", diskUser), script)
+//		return s.outcome(printed, treecmp.Options{})
+//	})
+//
+// What each program is there for:
+//
+//	git        many small files, renames over files, hard links of a clone
+//	tar, rsync every kind of metadata, there and back
+//	cp         what has only just been written
+//	sqlite     record locks, and memory shared between processes and with the source
+//	go         lots of processes; times and sizes that caches are trusted by
+//
+// dpkg is in internal/rootfs, which installs in a whole root.
+//
+// # Running
+//
+//	go test ./internal/clients                       short
+//	IDMOUNT_CLIENTS=long go test ./internal/clients  as make soak does
+//
+// The long run does more of the same.
+//
+// There is nothing to import here.
+package clients
