@@ -175,7 +175,9 @@ func (f *FS) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 
 // Read implements fuse.RawFileSystem.
 func (f *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
-	if f.cache.Mode != CacheExclusive {
+	// splice(2) may give less than there is where not all of it is in memory,
+	// and for the kernel an answer that is too short is the end of the file.
+	if f.cache.Mode != CacheExclusive && !f.remoteData {
 		return fuse.ReadResultFd(uintptr(in.Fh), int64(in.Offset), len(buf)), fuse.OK
 	}
 	u := f.data(in.NodeId, in.Fh, readable)
@@ -183,11 +185,29 @@ func (f *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResu
 		return nil, fuse.Status(u.errno)
 	}
 	defer u.done()
-	n, err := unix.Pread(u.fd, buf, int64(in.Offset))
-	if err != nil {
-		return nil, fuse.Status(sys.Errno(err))
+	n, errno := readFull(u.fd, buf, int64(in.Offset))
+	if errno != 0 {
+		return nil, fuse.Status(errno)
 	}
 	return fuse.ReadResultData(buf[:n]), fuse.OK
+}
+
+// readFull reads until buf is full or the file ends. What was read before an error
+// is asked for again, by smaller requests.
+func readFull(fd int, buf []byte, offset int64) (n int, errno unix.Errno) {
+	for n < len(buf) {
+		more, err := unix.Pread(fd, buf[n:], offset+int64(n))
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return 0, sys.Errno(err)
+		case more == 0:
+			return n, 0
+		default:
+			n += more
+		}
+	}
+	return n, 0
 }
 
 // Write implements fuse.RawFileSystem.

@@ -68,6 +68,7 @@ type FS struct {
 	depth      int  // stack depth for passthrough
 	passOff    atomic.Bool
 	remoteData bool // close(2) can report errors of earlier writes
+	suspicion  suspicion
 }
 
 // New prepares a file system that shows the directory source. The descriptor

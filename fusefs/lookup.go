@@ -17,7 +17,7 @@ func validName(name string) bool {
 // identify makes the file of a descriptor known, counts a look-up and fills in
 // the answer. It takes an O_PATH descriptor over; any other stays the caller's.
 func (f *FS) identify(fd int, path bool, parent *node, name string, out *fuse.EntryOut) (*node, unix.Errno) {
-	n, errno := f.intern(fd, out)
+	n, errno := f.intern(fd, parent, name, out)
 	if errno == 0 && (n.isDir() || f.mountOf(n) == nil) {
 		if path {
 			f.keep(n, fd, parent, name)
@@ -44,8 +44,8 @@ func (f *FS) keep(n *node, fd int, parent *node, name string) {
 }
 
 // intern makes the file of a descriptor known, counts a look-up and fills in
-// the answer.
-func (f *FS) intern(fd int, out *fuse.EntryOut) (*node, unix.Errno) {
+// the answer. The name is where the file was found.
+func (f *FS) intern(fd int, parent *node, name string, out *fuse.EntryOut) (*node, unix.Errno) {
 	var (
 		buf   [sys.MaxHandle]byte
 		room  keyBuf
@@ -66,9 +66,8 @@ func (f *FS) intern(fd int, out *fuse.EntryOut) (*node, unix.Errno) {
 	if errno := sys.Stat(fd, &st); errno != 0 {
 		return nil, errno
 	}
-	typ := st.Mode & unix.S_IFMT
 	if noHandle == 0 && !seen {
-		if m = f.mounts.get(mountID, fd, typ == unix.S_IFDIR); m != nil {
+		if m = f.mounts.get(mountID, fd, st.Mode&unix.S_IFMT == unix.S_IFDIR); m != nil {
 			key = room.ofHandle(m, buf[:size])
 		}
 	}
@@ -77,7 +76,11 @@ func (f *FS) intern(fd int, out *fuse.EntryOut) (*node, unix.Errno) {
 	}
 	n := f.nodes.lookup(key)
 	if n == nil {
-		n = f.nodes.intern(&node{key: string(key), tag: f.devices.tag(st.Dev), typ: uint16(typ)})
+		n = f.nodes.intern(f.newNode(key, &st))
+	} else if m == nil && f.lost(n, parent, name) {
+		id := n.id
+		n = f.nodes.supersede(n, f.newNode(key, &st))
+		f.Forget(id, 1)
 	}
 	if n == nil {
 		return nil, unix.ENFILE
@@ -91,9 +94,35 @@ func (f *FS) intern(fd int, out *fuse.EntryOut) (*node, unix.Errno) {
 	return n, 0
 }
 
+func (f *FS) newNode(key []byte, st *unix.Stat_t) *node {
+	return &node{key: string(key), tag: f.devices.tag(st.Dev), typ: uint16(st.Mode & unix.S_IFMT)}
+}
+
+// lost reports whether the descriptor that a node is known by leads nowhere any
+// more. It keeps no file of a server from being deleted there, after which
+// another may have the inode number. What a client has cached of a file may still
+// answer then; under the name that the file was found by last, an ESTALE will
+// tell, and under another the server is asked.
+func (f *FS) lost(n, parent *node, name string) bool {
+	fd, ok := f.fds.acquire(n, pathOnly)
+	if !ok {
+		return false
+	}
+	defer f.fds.release(n)
+	if f.remoteData {
+		place, last := f.fds.placeOf(n)
+		if place != parent || last != name || f.suspicion.roused() {
+			return sys.Revalidate(fd, "") != 0
+		}
+	}
+	var st unix.Stat_t
+	return sys.Stat(fd, &st) != 0
+}
+
 // entry answers with the file name in dir, if it exists.
 func (f *FS) entry(dir *node, dirfd int, name string, out *fuse.EntryOut) unix.Errno {
 	began := f.watch.begin(dir.key)
+	f.doubt(dirfd, name)
 	fd, errno := openPath(dirfd, name)
 	if errno == 0 {
 		_, errno = f.identify(fd, true, dir, name, out)

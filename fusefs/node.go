@@ -99,7 +99,8 @@ func (b *keyBuf) ofHandle(m *mount, handle []byte) []byte {
 // noMount stands in place of a mount's index.
 const noMount = ^uint32(0)
 
-// ofInode returns the key of a file that a descriptor keeps from being deleted.
+// ofInode returns the key of a file that a descriptor keeps from being deleted,
+// unless that is done at a server: see FS.lost.
 func (b *keyBuf) ofInode(st *unix.Stat_t) []byte {
 	binary.LittleEndian.PutUint32(b[:], noMount)
 	binary.NativeEndian.PutUint64(b[4:], st.Dev)

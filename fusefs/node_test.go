@@ -207,3 +207,36 @@ func TestRdev(t *testing.T) {
 		}
 	}
 }
+
+// A file that was deleted at a server leaves its inode number to another.
+func TestLostFileIsAnother(t *testing.T) {
+	f, dir := withoutHandles(t, 100)
+	path := filepath.Join(dir, "f")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	old := lookup(t, f, rootID, "f")
+	if again := lookup(t, f, rootID, "f"); again != old {
+		t.Fatalf("the same file is node %d, then %d", old, again)
+	}
+	n := f.nodes.get(old)
+	// What a descriptor of the deleted file is like: it answers nothing.
+	if err := unix.Close(n.held.fd); err != nil {
+		t.Fatal(err)
+	}
+	n.held.fd = 1 << 20
+	fresh := lookup(t, f, rootID, "f")
+	if fresh == old {
+		t.Fatal("another file with the inode number of a lost one is taken for it")
+	}
+	if _, s := getattr(f, fresh); s != fuse.OK {
+		t.Errorf("the new file: %v", s)
+	}
+	if f.nodes.get(old) != n || f.nodes.find([]byte(n.key)).id != fresh {
+		t.Error("the lost node is not known by its id alone")
+	}
+	f.Forget(old, 2)
+	if f.nodes.get(old) != nil || f.nodes.find([]byte(n.key)).id != fresh {
+		t.Error("forgetting the lost node takes the new one along")
+	}
+}

@@ -95,6 +95,9 @@ func (r *Requests) add(op opcode) { r.count[op].Add(1) }
 // front is what the transport calls: the file system, or what stands before it.
 func (f *FS) front() fuse.RawFileSystem {
 	var front fuse.RawFileSystem = f
+	if f.remoteData {
+		front = &stale{front, &f.suspicion}
+	}
 	if f.asCallers {
 		front = &callers{RawFileSystem: front, f: f}
 	}

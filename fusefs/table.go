@@ -196,6 +196,18 @@ func (t *table) intern(fresh *node) *node {
 	return fresh
 }
 
+// supersede is intern where old is known by fresh's identity and is another file.
+func (t *table) supersede(old, fresh *node) *node {
+	key := []byte(fresh.key)
+	s, hash := t.shard(key)
+	s.mu.Lock()
+	if n, slot := s.find(t, hash, key); n == old {
+		s.remove(slot)
+	}
+	s.mu.Unlock()
+	return t.intern(fresh)
+}
+
 // add gives a node an id.
 func (t *table) add(n *node) bool {
 	t.mu.Lock()
@@ -292,8 +304,9 @@ func (t *table) forget(id, count uint64) *node {
 	if n.refs > 0 || t.get(id) != n {
 		return nil
 	}
-	_, slot := s.find(t, hash, key)
-	s.remove(slot)
+	if found, slot := s.find(t, hash, key); found == n {
+		s.remove(slot)
+	}
 	t.release(id)
 	return n
 }

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 type task struct {
 	Kernel  string   // its name in the matrix
 	Sources []string // nil is all
-	NFS     string   // "", "no_root_squash" or "root_squash"
+	Server  string   // one of servers, or ""
 	Cases   int      // of the conformance suite, for each cell
 	Oracle  string   // file with the recorded results of a native mount
 }
@@ -41,12 +41,8 @@ func TestGuest(t *testing.T) {
 	}
 	var job task
 	must(t, json.Unmarshal([]byte(text), &job))
-	all := makers
-	if job.NFS != "" {
-		all = nfsMakers(job.NFS == "root_squash")
-	}
 	g := newGuest(t, job)
-	for _, m := range all {
+	for _, m := range makersOf(job.Server) {
 		if job.Sources == nil || slices.Contains(job.Sources, m.name) {
 			t.Run(m.name, func(t *testing.T) { g.source(t, m) })
 		}
@@ -65,7 +61,7 @@ type guest struct {
 
 func newGuest(t *testing.T, job task) *guest {
 	g := &guest{task: job, binary: testenv.Binary(t), m: conformance.MapByName(mapName)}
-	g.cases = pickCases(job.Cases, job.NFS)
+	g.cases = pickCases(job.Cases, job.Server)
 	g.rig = conformance.NewRig(t, g.m, callersOf(g.cases))
 	g.oracle = newOracle(t, g)
 	return g

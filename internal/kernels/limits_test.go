@@ -29,7 +29,7 @@ var limits = []conformance.Known{
 	{
 		Reason:   "no fallocate, or none with holes",
 		Scenario: "(kill|open)/.*",
-		Source:   ".*/(ext2|ext3|ramfs|fuse|nfs.*)", Key: `op .*(fallocate|punch).*|.* "(fallocate|punch)" .*`,
+		Source:   ".*/(ext2|ext3|ramfs|fuse|nfs.*|9p.*)", Key: `op .*(fallocate|punch).*|.* "(fallocate|punch)" .*`,
 	},
 	{
 		Reason: "the source has no file flags",

@@ -36,7 +36,7 @@ func quickJobs() []job {
 		{"bullseye", task{Sources: []string{"ext4", "overlay"}, Cases: cases}},
 		{"bookworm", task{Sources: []string{"tmpfs"}, Cases: cases}},
 		{"trixie", task{Sources: []string{"overlay"}, Cases: cases}},
-		{"trixie", task{Sources: []string{"nfs4-root_squash"}, NFS: "root_squash", Cases: cases}},
+		{"trixie", task{Sources: []string{"nfs4-root_squash"}, Server: "root_squash", Cases: cases}},
 	}
 }
 
@@ -50,9 +50,9 @@ func allJobs(suites []string) []job {
 	for _, s := range suites {
 		jobs = append(jobs, job{s, task{Cases: cases}})
 		if s != "host" {
-			jobs = append(jobs,
-				job{s, task{NFS: "no_root_squash", Cases: cases}},
-				job{s, task{NFS: "root_squash", Cases: cases}})
+			for _, server := range servers {
+				jobs = append(jobs, job{s, task{Server: server, Cases: cases}})
+			}
 		}
 	}
 	return jobs
@@ -82,7 +82,7 @@ func TestKernels(t *testing.T) {
 	if list := os.Getenv("IDMOUNT_KERNELS_SOURCES"); list != "" {
 		names := strings.Split(list, ",")
 		jobs = slices.DeleteFunc(jobs, func(j job) bool {
-			return !slices.ContainsFunc(names, func(name string) bool { return strings.HasPrefix(name, "nfs") == (j.NFS != "") })
+			return !slices.ContainsFunc(makersOf(j.Server), func(m maker) bool { return slices.Contains(names, m.name) })
 		})
 		for i := range jobs {
 			jobs[i].Sources = names
@@ -92,7 +92,7 @@ func TestKernels(t *testing.T) {
 	oracleFile := filepath.Join(dir, "oracle.json")
 	var cases []suiteCase
 	for _, j := range jobs {
-		cases = append(cases, pickCases(j.Cases, j.NFS)...)
+		cases = append(cases, pickCases(j.Cases, j.Server)...)
 	}
 	record(t, oracleFile, slices.Compact(cases))
 
@@ -168,12 +168,20 @@ func (j job) run(t *testing.T, dir string) ([]Cell, error) {
 			MemMB:   2048,
 			Timeout: 40 * time.Minute,
 		}
-		if j.NFS != "" {
+		switch j.Server {
+		case "":
+		case "9p":
+			n, err := uml.FetchNineP(ctx, "")
+			if err != nil {
+				return nil, err
+			}
+			o = n.With(o, ninePDir)
+		default:
 			n, err := uml.FetchNFS(ctx, "")
 			if err != nil {
 				return nil, err
 			}
-			o = n.With(o, uml.NFSOptions{RootSquash: j.NFS == "root_squash"})
+			o = n.With(o, uml.NFSOptions{RootSquash: j.Server == "root_squash"})
 		}
 		var r uml.Result
 		r, err = k.Run(ctx, o)
@@ -182,9 +190,9 @@ func (j job) run(t *testing.T, dir string) ([]Cell, error) {
 			err = fmt.Errorf("exit code %d", r.ExitCode)
 		}
 	}
-	t.Logf("%s %s: %v", j.Kernel, j.NFS, time.Since(started).Round(time.Second))
+	t.Logf("%s %s: %v", j.Kernel, j.Server, time.Since(started).Round(time.Second))
 	if file := os.Getenv("IDMOUNT_KERNELS_LOG"); file != "" {
-		_ = os.WriteFile(fmt.Sprintf("%s-%s%s", file, j.suite, j.NFS), []byte(output), 0o644)
+		_ = os.WriteFile(fmt.Sprintf("%s-%s%s", file, j.suite, j.Server), []byte(output), 0o644)
 	}
 	cells, parseErr := parseCells(output)
 	if err != nil {

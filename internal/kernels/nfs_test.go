@@ -18,7 +18,7 @@ var nfsScript string
 
 // TestNFS is a day with an NFS volume: whose files they are on the server, what
 // becomes of open files without a name, a server that goes away and comes back,
-// and a pod with a user namespace. IDMOUNT_KERNELS=all does it by both versions,
+// and a pod with a user namespace. IDMOUNT_KERNELS=all does it by each version,
 // with root squashed and without, on every kernel.
 func TestNFS(t *testing.T) {
 	testenv.RequireRoot(t)
@@ -30,7 +30,7 @@ func TestNFS(t *testing.T) {
 		runs = nil
 		for _, s := range uml.Suites {
 			for _, squash := range []string{"squash", "no_squash"} {
-				for _, version := range []string{"4", "3"} {
+				for _, version := range []string{"4", "4.0", "3"} {
 					runs = append(runs, struct{ suite, squash, version string }{s.Name, squash, version})
 				}
 			}

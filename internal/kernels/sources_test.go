@@ -19,7 +19,7 @@ import (
 type source struct {
 	name string
 	// path is what is given to idmount; disk is the same tree as root may
-	// prepare and inspect it. They differ for NFS.
+	// prepare and inspect it. They differ where there is a server.
 	path, disk string
 	readOnly   bool
 	recursive  bool
@@ -41,8 +41,7 @@ func ofType(fstype string, needs ...string) maker {
 	}}
 }
 
-// makers are the sources that need no server; nfsMakers those in a guest that
-// serves NFS.
+// makers are the sources that need no server.
 var makers = []maker{
 	ofType("ext4", "ext4"),
 	ofType("xfs", "xfs"),
@@ -63,26 +62,48 @@ var makers = []maker{
 	{"submounts", []string{"ext4", "ramfs"}, submounts},
 }
 
-const nfsDir = "/mnt/nfs"
+// servers are what a guest may serve its sources with: NFS, two ways, and 9p.
+var servers = []string{"no_root_squash", "root_squash", "9p"}
 
-func nfsMakers(squashed bool) []maker {
+const (
+	nfsDir   = "/mnt/nfs"
+	ninePDir = "/mnt/9p"
+)
+
+// makersOf are the makers of a guest with that server.
+func makersOf(server string) []maker {
+	switch server {
+	case "":
+		return makers
+	case "9p":
+		return []maker{
+			served("9p", "9p", ninePDir, "user"),
+			served("9p-client", "9p", ninePDir, "client"),
+		}
+	}
 	var all []maker
-	for _, v := range []string{"4", "3"} {
-		name := "nfs" + v
-		if squashed {
+	for _, v := range []string{"4", "4.0", "3"} {
+		name, fstype := "nfs"+v, "nfs4"
+		if v == "3" {
+			fstype = "nfs"
+		}
+		if server == "root_squash" {
 			name += "-root_squash"
 		}
-		all = append(all, maker{name, []string{map[string]string{"4": "nfs4", "3": "nfs"}[v]}, func(t *testing.T) *source {
-			// The server's side is inspected there, so each has a directory
-			// of its own.
-			dir := filepath.Join(nfsDir, "server", name)
-			if err := os.Mkdir(dir, 0o755); err != nil {
-				t.Fatal(err)
-			}
-			return &source{path: filepath.Join(nfsDir, "v"+v, name), disk: dir, squashed: squashed, remote: true}
-		}})
+		all = append(all, served(name, fstype, nfsDir, "v"+v))
 	}
 	return all
+}
+
+// served is a directory at dir/server that is mounted at dir/mnt.
+func served(name, fstype, dir, mnt string) maker {
+	return maker{name, []string{fstype}, func(t *testing.T) *source {
+		// The server's side is inspected there, so each has a directory of its
+		// own.
+		disk := filepath.Join(dir, "server", name)
+		must(t, os.Mkdir(disk, 0o755))
+		return &source{path: filepath.Join(dir, mnt, name), disk: disk, squashed: strings.HasSuffix(name, "-root_squash"), remote: true}
+	}}
 }
 
 // missing returns the file systems of needs that the kernel lacks.

@@ -21,22 +21,23 @@ const mapName = "shift"
 // suiteCase is one case of the conformance suite.
 type suiteCase struct{ Scenario, Caller string }
 
-// nfsCallers ask an NFS server: users, and root where it is root there too. Who has
+// servedCallers ask a server: users, and root where it is root there too. Who has
 // capabilities and another id is bound by what the server lets that id do.
-var nfsCallers = map[string][]string{
+var servedCallers = map[string][]string{
 	"root_squash":    {"user-A", "user-B", "user-B-in-group-A", "user-unmapped", "user-A-gid-unmapped", "user-unmapped-gid-A", "container-user"},
 	"no_root_squash": {"user-A", "user-B", "user-B-in-group-A", "user-unmapped", "container-user", "R0", "C0"},
+	"9p":             {"user-A", "user-B", "user-B-in-group-A", "user-unmapped", "container-user", "R0", "C0"},
 }
 
 // pickCases takes n cases, spread over all scenarios and callers.
-func pickCases(n int, nfs string) []suiteCase {
+func pickCases(n int, server string) []suiteCase {
 	var all []suiteCase
 	for i, s := range conformance.Scenarios {
 		if s.Slow {
 			continue
 		}
 		for j, c := range conformance.Callers {
-			if nfs != "" && !slices.Contains(nfsCallers[nfs], c.Name) {
+			if server != "" && !slices.Contains(servedCallers[server], c.Name) {
 				continue
 			}
 			// The callers of one scenario are far apart.

@@ -90,6 +90,13 @@ func StatAt(fd int, name string, st *unix.Stat_t) unix.Errno {
 	return toErrno(unix.Fstatat(fd, name, st, unix.AT_SYMLINK_NOFOLLOW))
 }
 
+// Revalidate has a network file system ask its server for the file name of a
+// directory, or for fd itself if that is "", whatever it has cached of it.
+func Revalidate(fd int, name string) unix.Errno {
+	var st unix.Statx_t
+	return toErrno(unix.Statx(fd, name, unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS, &st))
+}
+
 // Chmod changes the mode of a file. fchmodat2(2) of Linux 6.6 would take the
 // descriptor; the entry in /proc works on every kernel.
 func Chmod(fd int, mode uint32) unix.Errno {

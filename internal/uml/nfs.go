@@ -2,11 +2,8 @@ package uml
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
 	"path"
-	"path/filepath"
 	"strings"
 )
 
@@ -27,8 +24,8 @@ const exitNFS = 99
 // without squashing root.
 type NFSOptions struct {
 	// Dir is where all of it is mounted, /mnt/nfs if empty: the exported file
-	// system at Dir/server, its NFSv4.2 mount at Dir/v4, its NFSv3 mount at
-	// Dir/v3.
+	// system at Dir/server, its mounts by NFSv4.2, NFSv4.0 and NFSv3 at
+	// Dir/v4, Dir/v4.0 and Dir/v3.
 	Dir        string
 	FS         string // of the server: "ext4" (the default), "xfs", "tmpfs"
 	SizeMB     int    // of the server's file system, 512 if zero
@@ -38,58 +35,13 @@ type NFSOptions struct {
 // FetchNFS returns the NFS programs, from the cache in cacheDir ("" for
 // CacheDir) or through apt. Its errors are ErrUnavailable.
 func FetchNFS(ctx context.Context, cacheDir string) (*NFS, error) {
-	dir, err := cached(cacheDir, "nfs-"+layoutVersion, func(dir string) error { return fetchNFS(ctx, dir) })
+	dir, err := cached(cacheDir, "nfs-"+layoutVersion, func(dir string) error {
+		return unpackHost(ctx, dir, "nfs-kernel-server", "nfs-common", "rpcbind")
+	})
 	if err != nil {
 		return nil, fmt.Errorf("NFS programs: %w: %w", ErrUnavailable, err)
 	}
 	return &NFS{Root: dir}, nil
-}
-
-func fetchNFS(ctx context.Context, dir string) error {
-	codename, err := hostSuite("/etc/os-release")
-	if err != nil {
-		return err
-	}
-	work, err := os.MkdirTemp("", "idmount-apt-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(work)
-	// The programs run on the host's libraries. Resolving against the host's
-	// dpkg status gives the packages that are missing, and only those.
-	var errs []error
-	for i, m := range mirrors(ctx) {
-		a, err := newApt(ctx, filepath.Join(work, fmt.Sprint(i)), m.source(codename), "/var/lib/dpkg/status")
-		if err != nil {
-			return err
-		}
-		if err = a.update(ctx); err == nil {
-			err = a.get(ctx, "install", "--download-only", "--reinstall", "--no-install-recommends", "nfs-kernel-server", "nfs-common", "rpcbind")
-		}
-		if err == nil {
-			return a.unpack(ctx, "cache/archives/*.deb", dir)
-		}
-		errs = append(errs, fmt.Errorf("%s: %w", m.uri, err))
-	}
-	return errors.Join(errs...)
-}
-
-// hostSuite is the name of the Debian release that the host runs.
-func hostSuite(osRelease string) (string, error) {
-	text, err := os.ReadFile(osRelease)
-	if err != nil {
-		return "", err
-	}
-	values := map[string]string{}
-	for line := range strings.Lines(string(text)) {
-		if key, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
-			values[key] = strings.Trim(value, `"`)
-		}
-	}
-	if values["ID"] != "debian" || values["VERSION_CODENAME"] == "" {
-		return "", fmt.Errorf("%s: the host is %q, not a Debian release", osRelease, values["ID"])
-	}
-	return values["VERSION_CODENAME"], nil
 }
 
 // Libraries is the LD_LIBRARY_PATH that the programs below Root need.
@@ -112,7 +64,7 @@ func (n *NFS) With(o Options, nfs NFSOptions) Options {
 }
 
 // Serve is the shell text, for the guest, that exports a file system and
-// mounts it by NFSv4.2 and NFSv3.
+// mounts it by NFSv4.2, NFSv4.0 and NFSv3.
 func (n *NFS) Serve(o NFSOptions) string {
 	if o.Dir == "" {
 		o.Dir = "/mnt/nfs"
@@ -127,9 +79,9 @@ func (n *NFS) Serve(o NFSOptions) string {
 	if o.RootSquash {
 		squash = "root_squash"
 	}
-	server, v4, v3 := path.Join(o.Dir, "server"), path.Join(o.Dir, "v4"), path.Join(o.Dir, "v3")
+	server, v4, v40, v3 := path.Join(o.Dir, "server"), path.Join(o.Dir, "v4"), path.Join(o.Dir, "v4.0"), path.Join(o.Dir, "v3")
 	steps := []string{
-		fmt.Sprintf("mkdir -p %s %s %s", quote(server), quote(v4), quote(v3)),
+		fmt.Sprintf("mkdir -p %s %s %s %s", quote(server), quote(v4), quote(v40), quote(v3)),
 		// The programs have their paths in /etc and /var/lib built in.
 		writable("/etc"), writable("/var/lib"),
 		// libtirpc's netconfig, if it came along because the host lacks it.
@@ -160,6 +112,7 @@ func (n *NFS) Serve(o NFSOptions) string {
 		"{ echo Y >/proc/fs/nfsd/v4_end_grace || :; } 2>/dev/null",
 		"nfs_run rpc.mountd",
 		fmt.Sprintf("nfs_run mount.nfs4 127.0.0.1:/ %s -o vers=4.2", quote(v4)),
+		fmt.Sprintf("nfs_run mount.nfs4 127.0.0.1:/ %s -o vers=4.0", quote(v40)),
 		fmt.Sprintf("nfs_run mount.nfs 127.0.0.1:%s %s -o vers=3", quote(server), quote(v3)),
 	)
 	var b strings.Builder

@@ -121,6 +121,20 @@ for i in 1 2 3 4 5 6 7; do # NFS looks again after some seconds at most
 done
 is "a file that the server has replaced" other "$text"
 
+# A tree that the server has replaced while the client has all of it in its cache:
+# the first who asks sees the new one.
+for i in 1 2 3 4 5; do
+	rm -rf $server/tree
+	mkdir $server/tree $server/tree/below
+	echo tree $i >$server/tree/below/f
+	chown -R 1000:1000 $server/tree
+	[ $((i % 2)) = 0 ] || as 101000 101000 sh -c 'echo new >view/tree/below/new' || fail "create in a tree that the server has replaced"
+	text=$(as 101000 101000 cat view/tree/below/f 2>&1)
+	[ "$text" = "tree $i" ] || break
+	as 101000 101000 sh -c 'for j in 1 2 3; do ls -l view/tree view/tree/below; cat view/tree/below/f; done' >/dev/null
+done
+is "a tree that the server has replaced" "tree 5" "$text"
+
 # The server goes away and comes back. Who asks it waits; what is beside it works.
 mkdir /tmp/beside /tmp/beside/nfs /tmp/both
 echo here >/tmp/beside/file
