@@ -113,7 +113,7 @@ func (u universe) run(steps []Step, count *counter) (difference string, at int, 
 	count.add(steps, notes[0])
 	for i := range steps {
 		for k, w := range u[1:] {
-			if d := differs(w.Backend, notes[0][i], notes[k+1][i]); d != "" {
+			if d := differs(w.Backend, &steps[i], notes[0][i], notes[k+1][i]); d != "" {
 				return w.Backend + ": " + d, i, nil
 			}
 		}
@@ -121,9 +121,9 @@ func (u universe) run(steps []Step, count *counter) (difference string, at int, 
 	return "", 0, nil
 }
 
-func differs(backend string, want, got Note) string {
+func differs(backend string, s *Step, want, got Note) string {
 	var out []string
-	if !same(backend, want.Result, got.Result) {
+	if !same(backend, s, want.Result, got.Result) {
 		out = append(out, fmt.Sprintf("the call: native %s, got %s", want.Result, got.Result))
 	}
 	for i := range max(len(want.Seen), len(got.Seen)) {
