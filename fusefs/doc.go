@@ -69,7 +69,7 @@
 //
 // # Locks
 //
-// In this order, never the other way: node.open, fileLocks.sys, lockBooks.mu,
-// shard.mu, table.mu, fdCache.mu. No system call that can block on the source is
-// made under the last four.
+// In this order, never the other way: node.open, backings.mu, fileLocks.sys,
+// lockBooks.mu, shard.mu, table.mu, fdCache.mu. No system call that can block on
+// the source is made under the last four.
 package fusefs

@@ -1,21 +1,11 @@
 package fusefs
 
 import (
-	"sync"
-
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"github.com/idmount/idmount/internal/sys"
 )
-
-// openState is how the open files of a node reach their data. The kernel
-// demands that all that are open at a time do it the same way.
-type openState struct {
-	mu      sync.Mutex
-	count   int
-	backing int32 // the kernel's id of the passthrough file; 0: by requests
-}
 
 // diskOpenFlags are the flags that an open file of the source gets. What the
 // kernel has done itself (O_CREAT, O_EXCL, O_TRUNC) is not done again, and
@@ -83,7 +73,7 @@ func (f *FS) opened(n *node, fd int, flags uint32, out *fuse.OpenOut) {
 	u.open.mu.Lock()
 	defer u.open.mu.Unlock()
 	if u.open.count == 0 {
-		u.open.backing = f.register(fd)
+		f.begin(n, &u.open, fd)
 	}
 	u.open.count++
 	if u.open.backing == 0 {
@@ -104,38 +94,6 @@ func (f *FS) opened(n *node, fd int, flags uint32, out *fuse.OpenOut) {
 	}
 }
 
-// register makes a passthrough file of fd; 0 if the kernel can't.
-//
-// What is written through it is written with the rights of the thread that
-// registers it: without CAP_FSETID the source clears S_ISUID and S_ISGID, as it
-// has to for most writers. A file that has them already is left to this server,
-// which knows who may keep them.
-func (f *FS) register(fd int) int32 {
-	if f.passOff.Load() {
-		return 0
-	}
-	var st unix.Stat_t
-	if errno := sys.Stat(fd, &st); errno != 0 || st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 {
-		return 0
-	}
-	var id int32
-	errno := f.withSetID(false, func() (errno unix.Errno) {
-		id, errno = f.conn.RegisterBacking(fd)
-		return errno
-	})
-	if errno == 0 {
-		return id
-	}
-	// ELOOP: file systems are stacked too deep here. EPERM: no CAP_SYS_ADMIN.
-	// Both stay so for this source.
-	if errno == unix.ELOOP || errno == unix.EPERM || errno == unix.EOPNOTSUPP {
-		if !f.passOff.Swap(true) {
-			f.log.Info("reads and writes go through the server", "source", f.source.Name(), "cause", errno)
-		}
-	}
-	return 0
-}
-
 // Release implements fuse.RawFileSystem.
 func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	if f.cache.Mode == CacheExclusive {
@@ -148,9 +106,8 @@ func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 		if u.open.backing != 0 && in.Flags&unix.O_ACCMODE != unix.O_RDONLY {
 			u.writers.Add(-1)
 		}
-		if u.open.count == 0 && u.open.backing != 0 {
-			f.conn.UnregisterBacking(u.open.backing)
-			u.open.backing = 0
+		if u.open.count == 0 {
+			f.idle(n, &u.open)
 		}
 		u.open.mu.Unlock()
 		f.releaseLocks(n, in.Fh)

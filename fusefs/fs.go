@@ -43,18 +43,19 @@ type Options struct {
 type FS struct {
 	fuse.RawFileSystem // answers ENOSYS to what is not implemented here
 
-	own     owners
-	cache   Cache
-	watch   *watch // nil unless CacheCoherent, and the kernel can
-	log     *slog.Logger
-	source  *os.File
-	root    *node
-	nodes   *table
-	fds     fdCache
-	mounts  *mounts
-	devices devices
-	streams streams
-	locks   lockBooks
+	own      owners
+	cache    Cache
+	watch    *watch // nil unless CacheCoherent, and the kernel can
+	log      *slog.Logger
+	source   *os.File
+	root     *node
+	nodes    *table
+	fds      fdCache
+	mounts   *mounts
+	devices  devices
+	streams  streams
+	backings backings
+	locks    lockBooks
 
 	requests *Requests // nil counts nothing
 
@@ -304,6 +305,7 @@ func (f *FS) close() {
 	f.watch.close()
 	f.streams.drop(nil)
 	f.locks.close()
+	f.backings.close()
 	f.mounts.close()
 	f.fds.mu.Lock()
 	defer f.fds.mu.Unlock()

@@ -154,6 +154,7 @@ func (f *FS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse.
 func (f *FS) Forget(id, count uint64) {
 	if n := f.nodes.forget(id, count); n != nil {
 		f.fds.drop(n)
+		f.dropBacking(n)
 		if n.isDir() {
 			f.streams.drop(n)
 		}

@@ -1,0 +1,186 @@
+package fusefs
+
+import (
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/sys"
+)
+
+// openState is how the open files of a node reach their data. The kernel
+// demands that all that are open at a time do it the same way.
+type openState struct {
+	mu      sync.Mutex
+	count   int32
+	backing int32  // the kernel's id of the passthrough file; 0: by requests
+	since   uint32 // of backings, when the last one was closed
+	again   bool   // it has been open before
+	kept    bool   // backing stays when nothing is open, for a while
+	listed  bool   // in backings
+}
+
+// backings are the nodes that have a passthrough file though none is open. A
+// file that is opened for the second time gets one that stays: to make it and to
+// take it back are half of what an OPEN and a RELEASE cost.
+//
+// It is made of an O_PATH descriptor, which nobody at the source can tell from
+// none: leases, and programs that may not be written to, look at open files. Yet
+// it keeps a deleted file from being freed. So it goes when the kernel forgets
+// the node, which it does of one without names; and as the source may have deleted the
+// file, after a while.
+type backings struct {
+	mu    sync.Mutex
+	nodes []*node // the first to be looked at first
+	turn  uint32  // counts the times that they were looked at
+	timer *time.Timer
+	ended bool
+}
+
+const (
+	maxBackings   = 256
+	backingPeriod = time.Second // one stays unused for two of them at most
+)
+
+// begin settles how the first open file of a node, fd, and those to come reach
+// their data.
+func (f *FS) begin(n *node, o *openState, fd int) {
+	var st unix.Stat_t
+	if f.passOff.Load() || sys.Stat(fd, &st) != 0 || st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 {
+		f.takeBack(o)
+		return
+	}
+	if o.backing != 0 {
+		return
+	}
+	if o.kept = o.again; o.kept {
+		p := f.path(n)
+		if p.errno != 0 {
+			return
+		}
+		defer p.done()
+		fd = p.fd
+	}
+	o.again = true
+	o.backing = f.register(fd)
+}
+
+// idle is called when the last open file of a node is closed.
+func (f *FS) idle(n *node, o *openState) {
+	if o.backing == 0 {
+		return
+	}
+	if !o.kept {
+		f.takeBack(o)
+		return
+	}
+	b := &f.backings
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	o.since = b.turn
+	if o.listed {
+		return
+	}
+	if b.ended || len(b.nodes) >= maxBackings {
+		f.takeBack(o)
+		return
+	}
+	o.listed = true
+	b.nodes = append(b.nodes, n)
+	if b.timer == nil {
+		b.timer = time.AfterFunc(backingPeriod, f.sweepBackings)
+	}
+}
+
+// takeBack takes the passthrough file back, which nothing is open through.
+func (f *FS) takeBack(o *openState) {
+	if o.backing != 0 {
+		f.conn.UnregisterBacking(o.backing)
+		o.backing = 0
+	}
+}
+
+// sweepBackings takes those back that have not been used for a while.
+func (f *FS) sweepBackings() {
+	b := &f.backings
+	b.mu.Lock()
+	nodes := b.nodes
+	b.nodes = nil
+	b.turn++
+	turn := b.turn
+	b.mu.Unlock()
+
+	var stay []*node
+	for _, n := range nodes {
+		o := &n.uses().open
+		o.mu.Lock()
+		switch {
+		case o.count == 0 && o.backing != 0 && turn-o.since < 2:
+			stay = append(stay, n)
+		case o.count == 0:
+			f.takeBack(o)
+			fallthrough
+		default: // the one who closes it will see to it
+			o.listed = false
+		}
+		o.mu.Unlock()
+	}
+
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.nodes = append(stay, b.nodes...)
+	b.timer = nil
+	if len(b.nodes) > 0 && !b.ended {
+		b.timer = time.AfterFunc(backingPeriod, f.sweepBackings)
+	}
+}
+
+// dropBacking is for a node that the kernel has forgotten.
+func (f *FS) dropBacking(n *node) {
+	u := n.usage.Load()
+	if u == nil {
+		return
+	}
+	u.open.mu.Lock()
+	defer u.open.mu.Unlock()
+	if u.open.count == 0 {
+		f.takeBack(&u.open)
+	}
+}
+
+// close is for the end of the connection, with which all of them go.
+func (b *backings) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ended = true
+	b.nodes = nil
+	if b.timer != nil {
+		b.timer.Stop()
+	}
+}
+
+// register makes a passthrough file of fd; 0 if the kernel can't.
+//
+// What is written through it is written with the rights of the thread that
+// registers it: without CAP_FSETID the source clears S_ISUID and S_ISGID, as it
+// has to for most writers. A file that has them already is left to this server,
+// which knows who may keep them.
+func (f *FS) register(fd int) int32 {
+	var id int32
+	errno := f.withSetID(false, func() (errno unix.Errno) {
+		id, errno = f.conn.RegisterBacking(fd)
+		return errno
+	})
+	if errno == 0 {
+		return id
+	}
+	// ELOOP: file systems are stacked too deep here. EPERM: no CAP_SYS_ADMIN.
+	// Both stay so for this source.
+	if errno == unix.ELOOP || errno == unix.EPERM || errno == unix.EOPNOTSUPP {
+		if !f.passOff.Swap(true) {
+			f.log.Info("reads and writes go through the server", "source", f.source.Name(), "cause", errno)
+		}
+	}
+	return 0
+}

@@ -1,0 +1,201 @@
+package fusefs
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/idmap"
+	"github.com/idmount/idmount/internal/testenv"
+)
+
+// servedTmpfs is a served file system over a tmpfs, with its directory and that
+// of the mount. It skips without passthrough.
+func servedTmpfs(t *testing.T) (f *FS, dir, mnt string) {
+	t.Helper()
+	testenv.RequireRoot(t)
+	unix.Umask(0)
+	testenv.PrivateMounts(t)
+	path := testenv.Dir(t)
+	testenv.Mount(t, "tmpfs", path, "mode=0755")
+	source, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f, err = New(source, Options{Map: idmap.Identity()}); err != nil {
+		t.Fatal(err)
+	}
+	tree := serve(t, f)
+	t.Cleanup(func() {
+		tree.Close()
+		f.Wait()
+		source.Close()
+	})
+	dir = throughFD(source)
+	if err := os.WriteFile(filepath.Join(dir, "probe"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out := openClose(t, f, "probe"); out.OpenFlags&fuse.FOPEN_PASSTHROUGH == 0 {
+		testenv.Skip(t, testenv.NeedPassthru, fmt.Sprintf("OPEN answers %+v", out))
+	}
+	return f, dir, throughFD(tree)
+}
+
+// openClose opens and closes a file of the root as the kernel would.
+func openClose(t *testing.T, f *FS, name string) (out fuse.OpenOut) {
+	t.Helper()
+	in := fuse.OpenIn{}
+	in.NodeId = lookup(t, f, rootID, name)
+	if s := f.Open(nil, &in, &out); s != fuse.OK {
+		t.Fatalf("open %s: %v", name, s)
+	}
+	release := fuse.ReleaseIn{InHeader: in.InHeader, Fh: out.Fh, Flags: in.Flags}
+	f.Release(nil, &release)
+	return out
+}
+
+// backingsOf counts the passthrough files of what is in the root.
+func (f *FS) backingsOf(t *testing.T, names ...string) (n int) {
+	t.Helper()
+	for _, name := range names {
+		id := lookup(t, f, rootID, name)
+		u := f.nodes.get(id).uses()
+		u.open.mu.Lock()
+		if u.open.backing != 0 {
+			n++
+		}
+		u.open.mu.Unlock()
+		f.Forget(id, 1)
+	}
+	return n
+}
+
+func eventually(t *testing.T, what string, fn func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !fn(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("after 30 s still not: ", what)
+		}
+	}
+}
+
+// A file that is opened again and again has one passthrough file, until it is
+// not used for a while.
+func TestBackingIsKept(t *testing.T) {
+	f, dir, _ := servedTmpfs(t)
+	if err := os.WriteFile(filepath.Join(dir, "file"), []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	openClose(t, f, "file")
+	if n := f.backingsOf(t, "file"); n != 0 {
+		t.Errorf("%d passthrough files after the first time, want none", n)
+	}
+	id := openClose(t, f, "file").BackingID
+	again := 0
+	for range 20 {
+		if openClose(t, f, "file").BackingID == id {
+			again++
+		}
+	}
+	if again < 10 { // a slow machine may have taken it back once or twice
+		t.Errorf("the passthrough file was used again %d times of 20", again)
+	}
+	eventually(t, "taken back", func() bool { return f.backingsOf(t, "file") == 0 })
+	if out := openClose(t, f, "file"); out.OpenFlags&fuse.FOPEN_PASSTHROUGH == 0 {
+		t.Errorf("after that: %+v, want passthrough", out)
+	}
+}
+
+// The server has to see the writes to a file with set-id bits, whenever it got them.
+func TestBackingGoesWithSetID(t *testing.T) {
+	f, dir, _ := servedTmpfs(t)
+	path := filepath.Join(dir, "file")
+	if err := os.WriteFile(path, []byte("x"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []uint32{0o755, 0o4755, 0o755, 0o2755} {
+		if err := unix.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			out := openClose(t, f, "file")
+			if got, want := out.OpenFlags&fuse.FOPEN_PASSTHROUGH != 0, mode == 0o755; got != want {
+				t.Errorf("mode %o: passthrough %v, want %v", mode, got, want)
+			}
+		}
+	}
+}
+
+func TestBackingsAreBounded(t *testing.T) {
+	f, dir, _ := servedTmpfs(t)
+	var names []string
+	for i := range maxBackings + 50 {
+		name := fmt.Sprint(i)
+		names = append(names, name)
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		openClose(t, f, name)
+		openClose(t, f, name)
+	}
+	if n := f.backingsOf(t, names...); n > maxBackings {
+		t.Errorf("%d passthrough files are kept, want at most %d", n, maxBackings)
+	}
+	eventually(t, "all taken back", func() bool { return f.backingsOf(t, names...) == 0 })
+}
+
+// The blocks of a deleted file are free soon, and nobody at the source can tell
+// that the server has used it.
+func TestBackingPinsNothing(t *testing.T) {
+	f, dir, mnt := servedTmpfs(t)
+	free := func() uint64 {
+		var st unix.Statfs_t
+		if err := unix.Statfs(dir, &st); err != nil {
+			t.Fatal(err)
+		}
+		return st.Bfree
+	}
+	for _, side := range []string{mnt, dir} {
+		before := free()
+		if err := os.WriteFile(filepath.Join(dir, "large"), make([]byte, 8<<20), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if now := free(); now > before-2000 {
+			t.Fatalf("%d blocks are free with the file, and %d without", now, before)
+		}
+		eventually(t, "a lease on a file that is kept", func() bool {
+			if f.backingsOf(t, "large") == 1 && leased(t, filepath.Join(dir, "large")) && f.backingsOf(t, "large") == 1 {
+				return true
+			}
+			for range 2 {
+				file, err := os.OpenFile(filepath.Join(mnt, "large"), os.O_RDWR, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				file.Close()
+			}
+			return false
+		})
+		if err := os.Remove(filepath.Join(side, "large")); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "blocks free", func() bool { return free() == before })
+	}
+}
+
+// leased reports whether nobody else has a file open.
+func leased(t *testing.T, path string) bool {
+	t.Helper()
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	_, err = unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, unix.F_WRLCK)
+	return err == nil
+}
