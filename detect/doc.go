@@ -24,7 +24,8 @@
 //
 //	mount API       ENOSYS from open_tree or mount_setattr
 //	idmap           EINVAL from mount_setattr on a clone; ENOSYS from
-//	                open_tree_attr where the source is idmapped already
+//	                open_tree_attr where the source is idmapped already, or a map of
+//	                its own that is not known or does not fit under the new one
 //	user namespace  EINVAL, ENOSYS, ENOSPC from clone(CLONE_NEWUSER)
 //	/dev/fuse       ENOENT, ENODEV, ENXIO from open
 //	FUSE            ENODEV from fsopen or mount

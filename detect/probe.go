@@ -44,7 +44,7 @@ func Probe(ctx context.Context, path string, o Options) (*Report, error) {
 	}
 	for _, probe := range []func(){
 		func() { r.probeMountAPI(src) },
-		func() { r.probeIdmap(src, ns) },
+		func() { r.probeIdmap(src, ns, o.Map) },
 		func() { r.probeFuse(ctx, src, ns) },
 		func() { r.probeIOUring() },
 		func() { r.probeFileHandles(src) },

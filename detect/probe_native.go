@@ -9,6 +9,7 @@ import (
 
 	"github.com/idmount/idmount/idmap"
 	"github.com/idmount/idmount/internal/mounts"
+	"github.com/idmount/idmount/internal/ownmap"
 	"github.com/idmount/idmount/internal/sys"
 )
 
@@ -72,11 +73,41 @@ func (r *Report) probeMountAPI(src *os.File) {
 	}
 }
 
-func (r *Report) probeIdmap(src, ns *os.File) {
+func (r *Report) probeIdmap(src, ns *os.File, m *idmap.Map) {
 	r.Idmap = probeIdmapOf(src, ns)
-	if !r.Recursive {
-		return
+	if r.Recursive {
+		r.probeSubmounts(src, ns)
 	}
+	if r.Idmap.Verdict == Yes {
+		if f := probeOwnMap(src, r.Recursive, m); f.Verdict != Yes {
+			r.Idmap = f
+		}
+	}
+}
+
+// probeOwnMap says whether the map can be put on top of that which the source has.
+func probeOwnMap(src *os.File, recursive bool, m *idmap.Map) Finding {
+	own, mapped, err := ownmap.OfTree(src, recursive)
+	if !mapped {
+		return yes("the source has no map")
+	}
+	if err != nil {
+		return no(err, "the source is idmapped already, and what its map is cannot be known")
+	}
+	if m == nil {
+		return yes("probed without a map")
+	}
+	both, err := own.Compose(*m)
+	if err != nil {
+		return no(err, "the source is idmapped already, and with the map on top there are too many extents for the kernel")
+	}
+	if size, limit := max(len(both.UIDMapText()), len(both.GIDMapText())), os.Getpagesize()-1; size > limit {
+		return no(nil, "the source is idmapped already, and with the map on top its map is too long for the kernel: %d bytes as text, at most %d fit", size, limit)
+	}
+	return yes("the kernel takes both maps as one")
+}
+
+func (r *Report) probeSubmounts(src, ns *os.File) {
 	r.Mounts = []MountFinding{{Path: r.Path, FSType: r.FSType, Finding: r.Idmap}}
 	subs, err := mounts.Below(src)
 	if err != nil {
@@ -148,7 +179,7 @@ func probeIdmapOf(src, ns *os.File) Finding {
 	switch {
 	case err == nil:
 		again.Close()
-		return yes("the kernel idmaps %s, replacing the map that the source has already", fstype)
+		return yes("the kernel idmaps %s, on top of the map that the source has already", fstype)
 	case isAny(err, unix.ENOSYS):
 		return no(err, "the source is idmapped already, and the kernel cannot replace its map")
 	}

@@ -185,7 +185,7 @@ func TestProbeIdmappedSource(t *testing.T) {
 	}
 
 	r := probe(t, mapped, Options{})
-	want := Finding{Verdict: Yes, Reason: "the kernel idmaps tmpfs, replacing the map that the source has already"}
+	want := Finding{Verdict: Yes, Reason: "the kernel idmaps tmpfs, on top of the map that the source has already"}
 	if _, err := sys.OpenTreeAttr(nil, dir, 0, &unix.MountAttr{}); errors.Is(err, unix.ENOSYS) {
 		want = Finding{Verdict: No, Reason: "the source is idmapped already, and the kernel cannot replace its map (open_tree_attr: function not implemented)"}
 	}

@@ -263,3 +263,71 @@ func TestFileCapRoundTrip(t *testing.T) {
 		}
 	})
 }
+
+func TestComposeIsOneAfterTheOther(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		first, next := maps().Draw(t, "first"), maps().Draw(t, "next")
+		both, err := first.Compose(next)
+		if err != nil {
+			t.Fatalf("%v and %v: %v", first, next, err)
+		}
+		near := append(first.UIDs(), next.Inverse().UIDs()...)
+		for _, e := range next.UIDs() {
+			if id, ok := first.DiskUID(idmap.ViewUID(e.Disk)); ok {
+				near = append(near, idmap.Extent{Disk: uint32(id), View: e.View, Count: e.Count})
+			}
+		}
+		id := idNear(t, near)
+		var want idmap.ViewUID
+		between, ok := first.ViewUID(idmap.DiskUID(id))
+		if ok {
+			want, ok = next.ViewUID(idmap.DiskUID(between))
+		}
+		if got, gotOK := both.ViewUID(idmap.DiskUID(id)); gotOK != ok || ok && got != want {
+			t.Errorf("%v then %v: uid %d is seen as %d, %v, want %d, %v", first, next, id, got, gotOK, want, ok)
+		}
+		var back idmap.DiskGID
+		mid, ok := next.DiskGID(idmap.ViewGID(id))
+		if ok {
+			back, ok = first.DiskGID(idmap.ViewGID(mid))
+		}
+		if got, gotOK := both.DiskGID(idmap.ViewGID(id)); gotOK != ok || ok && got != back {
+			t.Errorf("%v then %v: gid %d is stored as %d, %v, want %d, %v", first, next, id, got, gotOK, back, ok)
+		}
+	})
+}
+
+func TestComposeWithIdentity(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := maps().Draw(t, "map")
+		before, err := idmap.Identity().Compose(m)
+		if err != nil || !before.Equal(m) {
+			t.Errorf("identity, then %v: %v, %v", m, before, err)
+		}
+		after, err := m.Compose(idmap.Identity())
+		if err != nil || !after.Equal(m) {
+			t.Errorf("%v, then identity: %v, %v", m, after, err)
+		}
+	})
+}
+
+// Two maps of as many extents as the kernel takes can need more together.
+func TestComposeHasLimits(t *testing.T) {
+	var halves, shifted []idmap.Extent
+	for i := range uint32(idmap.MaxExtents) {
+		halves = append(halves, idmap.Extent{Disk: 4 * i, View: 4 * (idmap.MaxExtents - i), Count: 4})
+		shifted = append(shifted, idmap.Extent{Disk: 4*i + 2, View: 4 * (idmap.MaxExtents - i), Count: 4})
+	}
+	a, err := idmap.New(nil, halves)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := idmap.New(nil, shifted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "gid map: 679 extents, the kernel takes at most 340"
+	if _, err := a.Compose(b); err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+}

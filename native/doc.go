@@ -24,10 +24,11 @@
 //   - An error from a mount names the operation, the path and the file system:
 //     "mount_setattr /srv/data (overlay, flags idmap): invalid argument".
 //
-// A source that is idmapped already gets the new map in place of its own, not
-// on top of it: "disk" is what the file system stores, here as everywhere.
-// That takes Linux 6.15 (open_tree_attr); earlier kernels answer EPERM, and the
-// error says why.
+// A source that is idmapped already gets the new map on top of its own: "disk"
+// is what the source shows, as with every backend. The kernel is given both maps
+// as one, in place of the source's. That takes Linux 6.15 (open_tree_attr, and
+// statmount for the source's map); earlier kernels answer EPERM, and the error
+// says why. Mounts of a tree that have different maps are refused.
 //
 // A kind of id without any extent (a map of uids alone) needs a stand-in,
 // because the kernel refuses an empty map: see sys.EmptyMapStandIn.

@@ -10,6 +10,7 @@ import (
 	"github.com/idmount/idmount/idmap"
 	"github.com/idmount/idmount/internal/mntopt"
 	"github.com/idmount/idmount/internal/mounts"
+	"github.com/idmount/idmount/internal/ownmap"
 	"github.com/idmount/idmount/internal/sys"
 )
 
@@ -21,7 +22,7 @@ type Options struct {
 }
 
 // ErrIdmapped is the cause when the source is idmapped already and the kernel
-// cannot give it another map.
+// cannot put a map on top.
 var ErrIdmapped = errors.New("the source is idmapped already, and this kernel cannot replace its map (open_tree_attr, Linux 6.15)")
 
 // Mount shows source at target through the map. Both must exist, and both be
@@ -45,7 +46,14 @@ func Mount(source, target string, o Options) error {
 	if err := sameKind(src, dst); err != nil {
 		return err
 	}
-	ns, err := sys.NewUserNamespace(o.Map.UIDMapText(), o.Map.GIDMapText())
+	m := o.Map
+	own, mapped, errOwn := ownmap.OfTree(src, o.Recursive)
+	if mapped && errOwn == nil {
+		if m, errOwn = own.Compose(m); errOwn != nil {
+			errOwn = fmt.Errorf("mount %s: the map on top of the source's own: %w", source, errOwn)
+		}
+	}
+	ns, err := sys.NewUserNamespace(m.UIDMapText(), m.GIDMapText())
 	if err != nil {
 		return err
 	}
@@ -56,7 +64,7 @@ func Mount(source, target string, o Options) error {
 	attr.Userns_fd = uint64(ns.Fd())
 
 	// Closing tree dissolves the copy as long as it is not attached.
-	tree, err := cloneTree(src, o.Recursive, &attr)
+	tree, err := cloneTree(src, o.Recursive, &attr, errOwn)
 	if err != nil {
 		return err
 	}
@@ -93,8 +101,9 @@ func sameKind(src, dst *os.File) error {
 	return nil
 }
 
-// cloneTree makes the detached, mapped copy of src.
-func cloneTree(src *os.File, recursive bool, attr *unix.MountAttr) (*os.File, error) {
+// cloneTree makes the detached, mapped copy of src. With errOwn, attr does not have
+// the source's own map, if there is one, which then must not be replaced.
+func cloneTree(src *os.File, recursive bool, attr *unix.MountAttr, errOwn error) (*os.File, error) {
 	var flags uint
 	if recursive {
 		flags = unix.AT_RECURSIVE
@@ -114,6 +123,9 @@ func cloneTree(src *os.File, recursive bool, attr *unix.MountAttr) (*os.File, er
 		// the one with a cure, and the call itself is the best judge of it.
 		again, errAttr := sys.OpenTreeAttr(src, "", unix.OPEN_TREE_CLONE|unix.AT_EMPTY_PATH|flags, attr)
 		switch {
+		case errAttr == nil && errOwn != nil:
+			again.Close()
+			return nil, errOwn
 		case errAttr == nil:
 			return again, nil
 		case errors.Is(errAttr, unix.ENOSYS):

@@ -53,6 +53,16 @@ func mapOf(t *testing.T, view uint32) idmap.Map {
 	return m
 }
 
+func shift(t *testing.T, disk, view uint32) idmap.Map {
+	t.Helper()
+	e := []idmap.Extent{{Disk: disk, View: view, Count: 65536}}
+	m, err := idmap.New(e, e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
 func wantOwner(t *testing.T, path string, uid, gid uint32) {
 	t.Helper()
 	var st unix.Stat_t
@@ -143,7 +153,8 @@ func TestMountRemapsIdmappedSource(t *testing.T) {
 	if err := Mount(src, one, Options{Map: mapOf(t, 100000)}); err != nil {
 		t.Fatal(err)
 	}
-	err := Mount(one, two, Options{Map: mapOf(t, 200000)})
+	// What is 0 in src is 100000 in one, and 200000 in two.
+	err := Mount(one, two, Options{Map: shift(t, 100000, 200000)})
 	if errors.Is(err, ErrIdmapped) {
 		testenv.Skip(t, testenv.NeedKernel, "no open_tree_attr: "+err.Error())
 	}
@@ -152,6 +163,31 @@ func TestMountRemapsIdmappedSource(t *testing.T) {
 	}
 	wantOwner(t, two, 200000, 200000)
 	wantOwner(t, one, 100000, 100000)
+
+	three := mkdir(t, dir, "three")
+	if err := Mount(one, three, Options{Map: mapOf(t, 200000)}); err != nil {
+		t.Fatal(err)
+	}
+	wantOwner(t, three, 65534, 65534) // nothing that one shows is below 65536
+}
+
+// Mounts of one tree that have different maps of their own take no common one.
+func TestMountRefusesMixedMaps(t *testing.T) {
+	dir := idmapMounts(t)
+	src, tree, two := mkdir(t, dir, "src"), mkdir(t, dir, "tree"), mkdir(t, dir, "two")
+	testenv.Mount(t, "tmpfs", tree, "")
+	for _, name := range []string{"a", "b"} {
+		if err := Mount(src, mkdir(t, tree, name), Options{Map: mapOf(t, 100000)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := Mount(tree, two, Options{Map: mapOf(t, 200000), Recursive: true})
+	if errors.Is(err, ErrIdmapped) {
+		testenv.Skip(t, testenv.NeedKernel, "no open_tree_attr: "+err.Error())
+	}
+	if want := "mount " + tree + "/a: the mounts of the tree have different maps"; err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
 }
 
 func TestMountErrors(t *testing.T) {

@@ -193,10 +193,6 @@ func (g *guest) cell(t *testing.T, s *source, backend string, r *report) {
 		}
 	}()
 	switch {
-	case s.name == "idmapped" && backend == "native":
-		// The conformance suite's ids are those that the source shows.
-		c.Result, c.Reason = None, "it mounts, but the kernel replaces the map of the source and adds nothing to it"
-		return
 	case s.readOnly:
 		err = checkReadOnly(target)
 	default:
