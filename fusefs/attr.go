@@ -54,21 +54,23 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 	defer u.done()
 	fd := u.fd
 	defer f.watch.disturb(n)
-	chown := uid != invalidID || gid != invalidID
+	owners := uid != invalidID || gid != invalidID
 	nothing := in.Valid&^fuse.FATTR_CTIME == 0 // with CacheExclusive the kernel says when
-	if chown || nothing {
+	copied, was := false, uint32(0)
+	if owners || nothing {
 		var st unix.Stat_t
 		if errno := sys.Stat(fd, &st); errno != 0 {
 			return fuse.Status(errno)
 		}
 		may := f.mayChown(in.Pid, &st)
-		if chown && !may && f.kernel.Flags&capKillprivV2 != 0 {
+		copied, was = owners && copiedUp(fd, &st), st.Mode
+		if owners && !may && !copied && f.kernel.Flags&capKillprivV2 != 0 {
 			return fuse.Status(unix.EPERM)
 		}
 		// Nothing to set is chown(-1, -1), or a change of data that the kernel
 		// announces, and that clears the bits itself. The former does so only
 		// for owners.
-		chown = chown || may
+		owners = owners || may
 	}
 	if size, ok := in.GetSize(); ok {
 		if errno := f.truncate(n, in, int64(size)); errno != 0 {
@@ -77,8 +79,13 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 	}
 	// The mode after the owners: a change of owners clears S_ISUID and S_ISGID
 	// of files, and the mode that the kernel sends along is what it wants then.
-	if chown {
-		errno := f.alter(in.Pid, fd, askOfChown, func() unix.Errno { return sys.Chown(fd, uid, gid) })
+	if owners {
+		errno := f.alter(in.Pid, fd, askOfChown, func() unix.Errno {
+			return keepFileCap(n, fd, func() unix.Errno { return sys.Chown(fd, uid, gid) })
+		})
+		if errno == 0 && copied {
+			errno = f.withSetID(true, func() unix.Errno { return sys.Chmod(fd, was&07777) })
+		}
 		if errno != 0 {
 			return fuse.Status(errno)
 		}
@@ -124,19 +131,40 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 	return fuse.OK
 }
 
+// keepFileCap runs a call that changes owners or size of a file and leaves its
+// capabilities, which the source would remove. The kernel has removed them
+// already if that is to be: it is not when overlayfs has copied a file up with
+// them, and then settles size and owners.
+func keepFileCap(n *node, fd int, call func() unix.Errno) unix.Errno {
+	var value [maxFileCap]byte
+	size, errno := 0, unix.ENODATA
+	if n.isRegular() {
+		size, errno = sys.GetXattr(fd, xattrFileCap, value[:])
+	}
+	if failed := call(); failed != 0 || errno != 0 {
+		return failed
+	}
+	return sys.SetXattr(fd, xattrFileCap, value[:size], 0)
+}
+
 // truncate works by the caller's open file where there is one: opening again
 // could be refused, as for a program that runs.
 func (f *FS) truncate(n *node, in *fuse.SetAttrIn, size int64) unix.Errno {
 	v := kernelVerdict(in.Valid&fuse.FATTR_KILL_SUIDGID != 0)
+	set := func(fd int) unix.Errno {
+		return f.alter(in.Pid, fd, v, func() unix.Errno {
+			return keepFileCap(n, fd, func() unix.Errno { return sys.Errno(unix.Ftruncate(fd, size)) })
+		})
+	}
 	if in.Valid&fuse.FATTR_FH != 0 && f.cache.Mode != CacheExclusive {
-		return f.alter(in.Pid, int(in.Fh), v, func() unix.Errno { return sys.Errno(unix.Ftruncate(int(in.Fh), size)) })
+		return set(int(in.Fh))
 	}
 	fd, errno := f.reopen(n, unix.O_WRONLY|unix.O_NONBLOCK)
 	if errno != 0 {
 		return errno
 	}
 	defer unix.Close(fd)
-	return f.alter(in.Pid, fd, v, func() unix.Errno { return sys.Errno(unix.Ftruncate(fd, size)) })
+	return set(fd)
 }
 
 // StatFs implements fuse.RawFileSystem.

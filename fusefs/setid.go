@@ -96,6 +96,18 @@ func (f *FS) mayChown(pid uint32, st *unix.Stat_t) bool {
 	return st.Mode&unix.S_ISUID == 0 && st.Mode&group != group && f.mayKeepGroup(&caller, st)
 }
 
+// copiedUp reports whether a file with set-id bits is one that overlayfs copies
+// to an upper layer on this mount: it has no name yet, and an attribute that
+// nobody but root can give it. It gets its mode first and its owners then, which
+// leave the mode alone, but the request is that of chown(2).
+func copiedUp(fd int, st *unix.Stat_t) bool {
+	if st.Nlink != 0 || !hasSetID(st.Mode) {
+		return false
+	}
+	_, errno := sys.GetXattr(fd, "trusted.overlay.origin", nil)
+	return errno == 0
+}
+
 // withSetID runs a call with CAP_FSETID or without.
 func (f *FS) withSetID(privileged bool, call func() unix.Errno) unix.Errno {
 	base := f.base.Caps

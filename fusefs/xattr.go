@@ -16,6 +16,7 @@ const (
 	xattrAccessACL  = "system.posix_acl_access"
 	xattrDefaultACL = "system.posix_acl_default"
 	xattrFileCap    = "security.capability"
+	maxFileCap      = 24       // XATTR_CAPS_SZ_3
 	maxXattr        = 64 << 10 // XATTR_SIZE_MAX, XATTR_LIST_MAX
 )
 
