@@ -17,6 +17,7 @@
 //	tar, rsync every kind of metadata, there and back
 //	cp         what has only just been written
 //	sqlite     record locks, and memory shared between processes and with the source
+//	overlayfs  the kernel itself as a user: trusted.* attributes, whiteouts, O_TMPFILE
 //	go         lots of processes; times and sizes that caches are trusted by
 //
 // dpkg is in internal/rootfs, which installs in a whole root.
@@ -27,6 +28,14 @@
 //	IDMOUNT_CLIENTS=long go test ./internal/clients  as make soak does
 //
 // The long run does more of the same.
+//
+// # What overlayfs needs
+//
+// An upper layer on FUSE has to have RENAME_WHITEOUT, trusted.* attributes and
+// O_TMPFILE (Linux 5.7); layers on idmapped mounts need Linux 5.19, and those of
+// the relay backend 6.12. A mount with passthrough counts as one file system on
+// top of another, of which the kernel allows two: an overlay can lie on our mount
+// of a disk, and not on our mount of an overlay.
 //
 // There is nothing to import here.
 package clients

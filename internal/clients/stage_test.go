@@ -64,8 +64,17 @@ func amount(short, much int) int {
 	return short
 }
 
-// shift has no root of the initial user namespace in its view.
-var shift = conformance.MapByName("shift")
+// The maps. Root of the initial user namespace is in the second one's view alone.
+var (
+	shift   = conformance.MapByName("shift")
+	unshift = &conformance.Map{
+		Name: "unshift",
+		UIDs: []conformance.Extent{{Disk: unshifted, View: 0, Count: 65536}},
+		GIDs: []conformance.Extent{{Disk: unshifted, View: 0, Count: 65536}},
+	}
+)
+
+const unshifted = 200000 // what unshift shows as 0
 
 // An id is who a program runs as, user and group alike.
 type id struct {
@@ -76,10 +85,10 @@ type id struct {
 const diskUser = 1000 // who owns what is worked on
 
 var (
-	user     = id{number: 100000 + diskUser}   // diskUser in the view of shift
-	root     = id{number: 100000, caps: true}  // disk's root in the view of shift
-	onDisk   = id{number: diskUser}            // for the source
-	hostRoot = id{number: uint32(os.Getuid())} // for the source
+	user     = id{number: 100000 + diskUser}  // diskUser in the view of shift
+	root     = id{number: 100000, caps: true} // disk's root in the view of shift
+	onDisk   = id{number: diskUser}           // for the source
+	hostRoot = id{}                           // for the source, and the view of unshift
 )
 
 // A stage is one mount for one run of a client.
