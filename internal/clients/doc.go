@@ -19,6 +19,7 @@
 //	sqlite     record locks, and memory shared between processes and with the source
 //	overlayfs  the kernel itself as a user: trusted.* attributes, whiteouts, O_TMPFILE
 //	go         lots of processes; times and sizes that caches are trusted by
+//	postgres   fsync, recovery after a crash, large files in small pieces
 //
 // dpkg is in internal/rootfs, which installs in a whole root.
 //
@@ -27,7 +28,7 @@
 //	go test ./internal/clients                       short
 //	IDMOUNT_CLIENTS=long go test ./internal/clients  as make soak does
 //
-// The long run does more of the same.
+// The long run does more of the same, and takes in postgres.
 //
 // # What overlayfs needs
 //

@@ -189,7 +189,7 @@ func (s *stage) sh(as id, dir, script string) string {
 
 // try is sh with an error.
 func (s *stage) try(as id, dir, script string) (string, error) {
-	ctx, cancel := context.WithTimeout(s.Context(), patience)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.Context()), patience) // for cleaning up, too
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-eu")
 	cmd.Dir = dir
