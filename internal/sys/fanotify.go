@@ -3,18 +3,24 @@ package sys
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
 // Changes reports what happens to the files of whole file systems, whoever
 // does it: fanotify(7) with file handles, Linux 5.9. It takes CAP_SYS_ADMIN.
+//
+// Reports are waited for by a thread. Go's poller would be told of each as it
+// happens, and wake threads for it, which a busy writer pays for; a thread that
+// is not waiting is told nothing.
 type Changes struct {
-	file *os.File
-	buf  []byte
+	mu  sync.RWMutex // held for reading while the descriptors are used
+	fd  int          // -1 when closed
+	end int          // an eventfd(2) that ends a Read
+	buf []byte
 }
 
 // Change is one event. Handles have the form that HandleAt writes, and are
@@ -35,30 +41,43 @@ const changeMask = unix.FAN_CREATE | unix.FAN_DELETE | unix.FAN_MOVED_FROM | uni
 
 // NewChanges starts with no file system.
 func NewChanges() (*Changes, error) {
-	// Non-blocking, so that Close ends a Read.
 	const flags = unix.FAN_CLASS_NOTIF | unix.FAN_CLOEXEC | unix.FAN_NONBLOCK |
 		unix.FAN_REPORT_FID | unix.FAN_REPORT_DIR_FID | unix.FAN_REPORT_NAME
 	fd, err := unix.FanotifyInit(flags, unix.O_RDONLY|unix.O_CLOEXEC)
 	if err != nil {
 		return nil, &Error{Op: "fanotify_init", Err: err}
 	}
-	return &Changes{file: os.NewFile(uintptr(fd), "fanotify"), buf: make([]byte, 64<<10)}, nil
+	end, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		unix.Close(fd)
+		return nil, &Error{Op: "eventfd", Err: err}
+	}
+	return &Changes{fd: fd, end: end, buf: make([]byte, 64<<10)}, nil
 }
 
 // Add has the changes of the file system that dir lies on reported.
 func (c *Changes) Add(dir *os.File) error {
-	raw, err := c.file.SyscallConn()
-	if err != nil {
-		return err
+	return c.mark(dir, unix.FAN_MARK_ADD|unix.FAN_MARK_FILESYSTEM, changeMask)
+}
+
+// IgnoreWrites leaves out what is written to open files by way of the mount that
+// dir lies on: FAN_MODIFY. Events about names, and changes of attributes, can't
+// be told apart by mount.
+func (c *Changes) IgnoreWrites(dir *os.File) error {
+	const flags = unix.FAN_MARK_ADD | unix.FAN_MARK_MOUNT | unix.FAN_MARK_IGNORED_MASK | unix.FAN_MARK_IGNORED_SURV_MODIFY
+	return c.mark(dir, flags, unix.FAN_MODIFY)
+}
+
+func (c *Changes) mark(dir *os.File, flags uint, mask uint64) error {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.fd < 0 {
+		return os.ErrClosed
 	}
-	var markErr error
-	err = raw.Control(func(fd uintptr) {
-		markErr = unix.FanotifyMark(int(fd), unix.FAN_MARK_ADD|unix.FAN_MARK_FILESYSTEM, changeMask, int(dir.Fd()), "")
-	})
-	if err == nil && markErr != nil {
-		err = &Error{Op: "fanotify_mark", Path: dir.Name(), Err: markErr}
+	if err := unix.FanotifyMark(c.fd, flags, mask, int(dir.Fd()), ""); err != nil {
+		return &Error{Op: "fanotify_mark", Path: dir.Name(), Err: err}
 	}
-	return err
+	return nil
 }
 
 // FSID returns what tells a file system apart in a Change.
@@ -69,23 +88,66 @@ func FSID(st *unix.Statfs_t) uint64 {
 // Read waits for changes and calls each for every one. After Close it returns
 // an error that is os.ErrClosed.
 func (c *Changes) Read(each func(*Change)) error {
-	n, err := c.file.Read(c.buf)
+	n, err := c.read()
 	if err != nil {
-		if errors.Is(err, os.ErrClosed) {
-			return os.ErrClosed
-		}
-		return &Error{Op: "read", Path: c.file.Name(), Err: err}
+		return err
 	}
 	return parseChanges(c.buf[:n], each)
 }
 
-// Close ends the reports.
-func (c *Changes) Close() error { return c.file.Close() }
+func (c *Changes) read() (int, error) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.fd < 0 {
+		return 0, os.ErrClosed
+	}
+	for {
+		n, err := unix.Read(c.fd, c.buf)
+		switch err {
+		case nil:
+			return n, nil
+		case unix.EINTR:
+			continue
+		case unix.EAGAIN:
+		default:
+			return 0, &Error{Op: "read", Path: "fanotify", Err: err}
+		}
+		fds := []unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}, {Fd: int32(c.end), Events: unix.POLLIN}}
+		if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
+			return 0, &Error{Op: "poll", Path: "fanotify", Err: err}
+		}
+		if fds[1].Revents != 0 {
+			return 0, os.ErrClosed
+		}
+	}
+}
+
+// Close ends the reports, and a Read that waits for some.
+func (c *Changes) Close() error {
+	var one [8]byte
+	binary.NativeEndian.PutUint64(one[:], 1)
+	c.mu.RLock()
+	_, err := unix.Write(c.end, one[:])
+	c.mu.RUnlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fd < 0 {
+		return os.ErrClosed
+	}
+	unix.Close(c.fd)
+	unix.Close(c.end)
+	c.fd, c.end = -1, -1
+	if err != nil {
+		return &Error{Op: "write", Path: "eventfd", Err: err}
+	}
+	return nil
+}
 
 // parseChanges reads struct fanotify_event_metadata and the records that
 // follow it (fanotify(7)). What it does not know it passes over.
 func parseChanges(buf []byte, each func(*Change)) error {
 	const metaLen = 24
+	var change Change
 	for len(buf) > 0 {
 		if len(buf) < metaLen {
 			return fmt.Errorf("fanotify: event of %d bytes is cut off", len(buf))
@@ -96,7 +158,7 @@ func parseChanges(buf []byte, each func(*Change)) error {
 		if version != unix.FANOTIFY_METADATA_VERSION || head < metaLen || total < head || total > len(buf) {
 			return fmt.Errorf("fanotify: event has version %d, length %d with a header of %d in %d bytes", version, total, head, len(buf))
 		}
-		change := Change{
+		change = Change{
 			Mask: binary.NativeEndian.Uint64(buf[8:]),
 			Pid:  int32(binary.NativeEndian.Uint32(buf[20:])),
 		}

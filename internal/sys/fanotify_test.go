@@ -6,8 +6,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"testing"
+	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/idmount/idmount/internal/sys"
@@ -138,4 +141,84 @@ func FuzzChanges(f *testing.F) {
 			}
 		})
 	})
+}
+
+// What is written by way of one mount is left out, time and again, and what is
+// written by way of another is not, nor what happens to names.
+func TestChangesIgnoreWrites(t *testing.T) {
+	path := testenv.Source(t, "tmpfs")
+	changes, err := sys.NewChanges()
+	if errors.Is(err, unix.EINVAL) {
+		testenv.Skip(t, testenv.NeedKernel, "fanotify with names, Linux 5.9")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer changes.Close()
+	clone, err := sys.OpenTree(path, unix.OPEN_TREE_CLONE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer clone.Close()
+	own := "/proc/self/fd/" + strconv.Itoa(int(clone.Fd()))
+	dir, err := os.Open(own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	if err := changes.Add(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := changes.IgnoreWrites(dir); err != nil {
+		t.Fatal(err)
+	}
+	write := func(dir, name string) {
+		file, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_WRONLY, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		for range 3 {
+			if _, err := file.WriteString("data"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	write(own, "own")
+	write(path, "other")
+	write(own, "own")
+	write(path, "last")
+	seen := make(map[string]uint64)
+	for seen["last"]&unix.FAN_MODIFY == 0 {
+		if err := changes.Read(func(c *sys.Change) { seen[string(c.Name)] |= c.Mask }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := map[string]uint64{
+		"own":   unix.FAN_CREATE,
+		"other": unix.FAN_CREATE | unix.FAN_MODIFY,
+		"last":  unix.FAN_CREATE | unix.FAN_MODIFY,
+	}
+	if diff := cmp.Diff(want, seen); diff != "" {
+		t.Errorf("masks (-want +got):\n%s", diff)
+	}
+}
+
+func TestCloseEndsARead(t *testing.T) {
+	changes, err := sys.NewChanges()
+	if err != nil {
+		testenv.Skip(t, testenv.NeedKernel, "fanotify with names, Linux 5.9")
+	}
+	done := make(chan error)
+	go func() { done <- changes.Read(func(*sys.Change) {}) }()
+	time.Sleep(10 * time.Millisecond) // it may wait by then, or not: it has to end
+	if err := changes.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; !errors.Is(err, os.ErrClosed) {
+		t.Errorf("read: %v, want closed", err)
+	}
+	if err := changes.Read(func(*sys.Change) {}); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("read again: %v, want closed", err)
+	}
 }
