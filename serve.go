@@ -146,6 +146,7 @@ func (r *request) serve(ctx context.Context, logger *slog.Logger, ready func() e
 		Relay:         r.Relay,
 		Cache:         r.Cache,
 		Logger:        logger,
+		OwnMount:      r.Cloned,
 		NoPassthrough: r.NoPass,
 		AsCallers:     r.Callers,
 		Requests:      r.requests,

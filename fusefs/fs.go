@@ -31,6 +31,10 @@ type Options struct {
 	// goes without passthrough, which opens files as the server.
 	AsCallers bool
 
+	// OwnMount says that the mount that the source lies on, and those below it,
+	// are the caller's own: nobody but this file system uses them.
+	OwnMount bool
+
 	// NoPassthrough makes every read and write a request, as on kernels before
 	// 6.9. It exists to test and measure that.
 	NoPassthrough bool
@@ -60,6 +64,7 @@ type FS struct {
 	requests *Requests // nil counts nothing
 
 	asCallers       bool // see callers
+	ownMount        bool
 	caps, permitted sys.CapSet
 	base            sys.Creds
 
@@ -99,6 +104,7 @@ func New(source *os.File, o Options) (*FS, error) {
 		log:           o.Logger,
 		requests:      o.Requests,
 		asCallers:     o.AsCallers,
+		ownMount:      o.OwnMount,
 		source:        source,
 		devices:       devices{tags: make(map[uint64]uint16)},
 		cache:         o.Cache,

@@ -96,6 +96,13 @@ func (w *watch) add(m *mount) error {
 	if err := w.changes.Add(m.dir); err != nil {
 		return err
 	}
+	if w.fs.ownMount {
+		// What is written there is written by passthrough, which the kernel
+		// knows of: without this each such write costs an event.
+		if err := w.changes.IgnoreWrites(m.dir); err != nil {
+			w.fs.log.Debug("each write is reported", "mount", m.dir.Name(), "cause", err)
+		}
+	}
 	fsid := sys.FSID(&st)
 	w.mounts[fsid] = append(w.mounts[fsid], m)
 	m.watched = true
