@@ -81,7 +81,7 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 	// of files, and the mode that the kernel sends along is what it wants then.
 	if owners {
 		errno := f.alter(in.Pid, fd, askOfChown, func() unix.Errno {
-			return keepFileCap(n, fd, func() unix.Errno { return sys.Chown(fd, uid, gid) })
+			return f.keepFileCap(n, fd, func() unix.Errno { return sys.Chown(fd, uid, gid) })
 		})
 		if errno == 0 && copied {
 			errno = f.withSetID(true, func() unix.Errno { return sys.Chmod(fd, was&07777) })
@@ -131,29 +131,13 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 	return fuse.OK
 }
 
-// keepFileCap runs a call that changes owners or size of a file and leaves its
-// capabilities, which the source would remove. The kernel has removed them
-// already if that is to be: it is not when overlayfs has copied a file up with
-// them, and then settles size and owners.
-func keepFileCap(n *node, fd int, call func() unix.Errno) unix.Errno {
-	var value [maxFileCap]byte
-	size, errno := 0, unix.ENODATA
-	if n.isRegular() {
-		size, errno = sys.GetXattr(fd, xattrFileCap, value[:])
-	}
-	if failed := call(); failed != 0 || errno != 0 {
-		return failed
-	}
-	return sys.SetXattr(fd, xattrFileCap, value[:size], 0)
-}
-
 // truncate works by the caller's open file where there is one: opening again
 // could be refused, as for a program that runs.
 func (f *FS) truncate(n *node, in *fuse.SetAttrIn, size int64) unix.Errno {
 	v := kernelVerdict(in.Valid&fuse.FATTR_KILL_SUIDGID != 0)
 	set := func(fd int) unix.Errno {
 		return f.alter(in.Pid, fd, v, func() unix.Errno {
-			return keepFileCap(n, fd, func() unix.Errno { return sys.Errno(unix.Ftruncate(fd, size)) })
+			return f.keepFileCap(n, fd, func() unix.Errno { return sys.Errno(unix.Ftruncate(fd, size)) })
 		})
 	}
 	if in.Valid&fuse.FATTR_FH != 0 && f.cache.Mode != CacheExclusive {

@@ -178,7 +178,7 @@ func (f *FS) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fu
 	}
 	defer u.done()
 	written := 0
-	errno := f.alter(in.Pid, u.fd, kernelVerdict(in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0), func() unix.Errno {
+	write := func() unix.Errno {
 		for written < len(data) {
 			n, err := unix.Pwrite(u.fd, data[written:], int64(in.Offset)+int64(written))
 			if err == unix.EINTR {
@@ -193,7 +193,14 @@ func (f *FS) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fu
 			written += n
 		}
 		return 0
-	})
+	}
+	if in.WriteFlags&fuse.WRITE_CACHE != 0 {
+		if n := f.nodes.get(in.NodeId); n != nil {
+			now := write
+			write = func() unix.Errno { return f.keepFileCap(n, u.fd, now) }
+		}
+	}
+	errno := f.alter(in.Pid, u.fd, kernelVerdict(in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0), write)
 	if written > 0 {
 		errno = 0
 	}

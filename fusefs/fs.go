@@ -55,6 +55,7 @@ type FS struct {
 	root     *node
 	nodes    *table
 	fds      fdCache
+	capLocks capLocks
 	mounts   *mounts
 	devices  devices
 	streams  streams

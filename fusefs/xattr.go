@@ -127,7 +127,7 @@ func (f *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, value
 	if name == xattrAccessACL {
 		return fuse.Status(f.withSetID(true, set)) // S_ISGID stays
 	}
-	return fuse.Status(set())
+	return fuse.Status(f.changeXattr(n, name, set))
 }
 
 // RemoveXAttr implements fuse.RawFileSystem.
@@ -141,7 +141,7 @@ func (f *FS) RemoveXAttr(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.
 	}
 	defer u.done()
 	defer f.watch.disturb(n)
-	return fuse.Status(sys.RemoveXattr(u.fd, name))
+	return fuse.Status(f.changeXattr(n, name, func() unix.Errno { return sys.RemoveXattr(u.fd, name) }))
 }
 
 // ListXAttr implements fuse.RawFileSystem. The file system below shows trusted

@@ -99,9 +99,6 @@ func TestModes(t *testing.T) {
 
 func conform(t *testing.T, p plan, o idmount.Options) {
 	list := slices.Concat(KnownDifferences, sourceDifferences)
-	if o.NoPassthrough || o.Cache.Mode == idmount.CacheExclusive {
-		list = append(list, withoutPassthrough)
-	}
 	if o.Cache.Mode == idmount.CacheExclusive {
 		list = append(list, exclusively)
 	}

@@ -10,13 +10,6 @@ import (
 // capableNonRoots are the callers whose capabilities the server does not see.
 const capableNonRoots = "MR|MR-B"
 
-// withoutPassthrough is what KnownDifferences has for some files only.
-var withoutPassthrough = Known{
-	Reason:  "without passthrough stores to a mapping are writes, which remove file capabilities",
-	Backend: "relay|translate", Scenario: "kill/.*cap=true",
-	Key: `op capability after map|.* xattrs|.* xattr security\.capability`, Got: `|ENODATA|\(absent\)`,
-}
-
 // exclusively is what the exclusive cache adds.
 var exclusively = Known{
 	Reason:  "the kernel has data that the server does not know of, and so no holes",
@@ -93,11 +86,6 @@ var KnownDifferences = []Known{
 			"which clears the bits for those, too, who may keep them when they write",
 		Backend: "relay|translate", Scenario: "kill/.*mode=0[246]7[67]7,cap=true", Caller: "R0|MR|MR-B",
 		Key: ".* mode|op after .*", Equal: sameButSetIDs,
-	},
-	{
-		Reason:  "a file with set-id bits goes without passthrough, and then stores to a mapping are writes",
-		Backend: "relay|translate", Scenario: "kill/.*mode=0[246]7[67]7,cap=true",
-		Key: `op capability after map|.* xattrs|.* xattr security\.capability`, Got: `|ENODATA|\(absent\)`,
 	},
 	{
 		Reason: "the kernel makes a whiteout with an invalid owner on disk for a caller that has no id there, " +

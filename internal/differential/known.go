@@ -66,9 +66,8 @@ func tidy(dirfd int, s *Step, result, path string) {
 	if clear != st.Mode&0o7777 {
 		_ = unix.Fchmodat(dirfd, path, clear, 0)
 	}
-	// The kernel removes file capabilities before the server refuses a chown;
-	// and stores to a mapping are writes where passthrough is off.
-	if s.Call == "chown" && !strings.HasPrefix(result, "ok") || s.Call == "mapwrite" {
+	// The kernel removes file capabilities before the server refuses a chown.
+	if s.Call == "chown" && !strings.HasPrefix(result, "ok") {
 		_ = unix.Removexattr(procPath(dirfd, path), capability)
 	}
 }
@@ -90,7 +89,7 @@ func untidy(s *Step) bool {
 	case "chown":
 		return true
 	}
-	return changesData(s.Call) && (keepsSetIDs[s.By] || s.Call == "mapwrite")
+	return changesData(s.Call) && keepsSetIDs[s.By]
 }
 
 // avoid changes a step that would come to a known difference for good.
@@ -131,8 +130,6 @@ func avoidUntidy(s *Step) {
 		s.Flags &^= unix.RENAME_WHITEOUT
 	case "chmod", "open", "mknod":
 		s.Mode &^= unix.S_ISUID | unix.S_ISGID
-	case "mapwrite":
-		s.Call = "mapread"
 	case "chown":
 		s.Owner = strings.NewReplacer("X", "A", "Y", "A", "R", "A").Replace(s.Owner)
 	}

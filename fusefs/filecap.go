@@ -1,0 +1,53 @@
+package fusefs
+
+import (
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/sys"
+)
+
+// capLocks keep the capabilities of a file, chosen by its node, from being set
+// or removed while they are away.
+type capLocks [64]sync.RWMutex
+
+func (c *capLocks) of(n *node) *sync.RWMutex { return &c[n.id%uint64(len(c))] }
+
+// keepFileCap runs a call that changes a file and leaves its capabilities, which
+// the source would remove.
+//
+// The kernel removes them itself, before the request, where they have to go. They
+// stay with a store to a mapping; with data that it writes back, as they may have
+// come since; and with a file that overlayfs has copied up with them and then
+// gives its size and owners.
+func (f *FS) keepFileCap(n *node, fd int, call func() unix.Errno) unix.Errno {
+	if !n.isRegular() {
+		return call()
+	}
+	var value [maxFileCap]byte
+	lock := f.capLocks.of(n)
+	lock.RLock()
+	if _, errno := sys.GetXattr(fd, xattrFileCap, value[:]); errno != 0 {
+		defer lock.RUnlock()
+		return call()
+	}
+	lock.RUnlock()
+	lock.Lock()
+	defer lock.Unlock()
+	size, errno := sys.GetXattr(fd, xattrFileCap, value[:])
+	if failed := call(); failed != 0 || errno != 0 {
+		return failed
+	}
+	return sys.SetXattr(fd, xattrFileCap, value[:size], 0)
+}
+
+// changeXattr runs a call that sets or removes an attribute.
+func (f *FS) changeXattr(n *node, name string, call func() unix.Errno) unix.Errno {
+	if name == xattrFileCap {
+		lock := f.capLocks.of(n)
+		lock.Lock()
+		defer lock.Unlock()
+	}
+	return call()
+}
