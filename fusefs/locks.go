@@ -31,7 +31,8 @@ import (
 // request for each close(2), so only files on which somebody has taken a lock
 // have it sent; the file that the first lock was taken through was opened
 // before that. When all are closed, its RELEASE tells. When its owner is gone
-// and others have inherited it, only /proc can: see lockWatch.
+// and others have inherited it, or when it was open twice and one of them is
+// closed, only /proc can: see process.
 type fileLocks struct {
 	node *node
 	sys  sync.Mutex // one call at a time, so that the books are right; before lockBooks.mu
@@ -252,6 +253,12 @@ func (f *FS) tryLock(l *fileLocks, r *lockRequest, in *fuse.LkIn) unix.Errno {
 	f.locks.mu.Lock()
 	o := l.owners[r.owner]
 	f.locks.mu.Unlock()
+	if o != nil && len(o.others) > 0 {
+		if ino := f.shownIno(l, o.fd); ino != 0 && o.closedOne(ino) {
+			f.dropOwner(l, r.owner) // what it had until it closed the other
+			o = nil
+		}
+	}
 	if r.typ == unix.F_UNLCK {
 		if o == nil {
 			return 0
@@ -286,15 +293,22 @@ func (f *FS) tryLock(l *fileLocks, r *lockRequest, in *fuse.LkIn) unix.Errno {
 		}
 		return errno
 	}
+	noted := o.process
+	if noted.posix && noted.pid != 0 && f.untold(l, r.fh) {
+		if ino := f.shownIno(l, o.fd); ino != 0 {
+			noted.note(ino)
+		}
+	}
 	f.locks.mu.Lock()
 	defer f.locks.mu.Unlock()
+	o.process = noted
 	o.set(r.span)
 	o.handles[r.fh] = struct{}{}
 	if fresh {
 		l.owners[r.owner] = o
 		f.locks.know(l)
 	}
-	if !l.flushed[r.fh] {
+	if !l.flushed[r.fh] || len(o.others) > 0 {
 		o.watched = o.posix && o.pid != 0
 		f.watchLocks(o.watched)
 	}

@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -19,6 +20,10 @@ type process struct {
 	pid   uint32 // 0 if it is in no pid namespace of ours
 	posix bool   // the lock is known to go when the process closes the file
 	fd    int    // its descriptor, -1 if unknown
+
+	// others are all its descriptors of the file, if some may be closed without a
+	// FLUSH although the lock was not taken through them. See FS.untold.
+	others []int
 }
 
 // identify looks at the fcntl(2) or flock(2) that a thread waits in, which is
@@ -70,6 +75,37 @@ func (p *process) hasOpen(ino uint64) bool {
 	return false
 }
 
+// note remembers the descriptors that the process has of the file.
+func (p *process) note(ino uint64) {
+	p.others = nil
+	dir := fmt.Sprintf("/proc/%d/fdinfo", p.pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fdinfoIno(dir+"/"+e.Name()) == ino {
+			p.others = append(p.others, fd)
+		}
+	}
+}
+
+// closedOne reports whether the process has closed one of the descriptors that
+// were noted. What can't be read, or is another of the same file by now, counts
+// as open.
+func (p *process) closedOne(ino uint64) bool {
+	for _, fd := range p.others {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", p.pid, fd))
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			return true
+		}
+		if now := parseIno(text); now != 0 && now != ino {
+			return true
+		}
+	}
+	return false
+}
+
 func processRuns(pid uint32) bool {
 	_, err := os.Stat(fmt.Sprintf("/proc/%d", pid))
 	return err == nil
@@ -82,6 +118,10 @@ func fdinfoIno(path string) uint64 {
 	if err != nil {
 		return 0
 	}
+	return parseIno(text)
+}
+
+func parseIno(text []byte) uint64 {
 	for line := range bytes.Lines(text) {
 		if rest, ok := bytes.CutPrefix(line, []byte("ino:")); ok {
 			ino, _ := strconv.ParseUint(string(bytes.TrimSpace(rest)), 10, 64)
@@ -126,7 +166,7 @@ func (f *FS) releasing(l *fileLocks, r *lockRequest) bool {
 	f.locks.mu.Unlock()
 	gone := false
 	for _, h := range holders {
-		if h.pid == 0 || h.hasOpen(ino) {
+		if h.pid == 0 || h.hasOpen(ino) && !h.closedOne(ino) {
 			continue
 		}
 		gone = true
@@ -142,8 +182,26 @@ func (f *FS) releasing(l *fileLocks, r *lockRequest) bool {
 // lockWatchEach is how often owners are looked after whose close(2) nothing tells.
 const lockWatchEach = 250 * time.Millisecond
 
+// untold reports whether the file is open, besides as fh, in ways of which no FLUSH
+// tells that somebody closes them.
+func (f *FS) untold(l *fileLocks, fh uint64) bool {
+	if f.remoteData {
+		return false // FLUSH is always sent
+	}
+	u := l.node.uses()
+	u.open.mu.Lock()
+	open := u.open.count
+	u.open.mu.Unlock()
+	f.locks.mu.Lock()
+	defer f.locks.mu.Unlock()
+	if !l.flushed[fh] {
+		open--
+	}
+	return int(open) > len(l.flushed)
+}
+
 // watchLocks starts a look-out for owners of POSIX locks who have closed a file
-// that others have inherited, if there is none. It ends with the last of them.
+// that others have inherited, or a second one of their own, if there is none. It ends with the last of them.
 // lockBooks.mu is held.
 func (f *FS) watchLocks(needed bool) {
 	if !needed || f.locks.watched || f.locks.closed {
@@ -190,7 +248,7 @@ func (f *FS) lookAfterLocks() bool {
 		same := c.l.owners[c.id] == c.o
 		f.locks.mu.Unlock()
 		if same {
-			if ino := f.shownIno(c.l, c.o.fd); ino != 0 && !c.hasOpen(ino) {
+			if ino := f.shownIno(c.l, c.o.fd); ino != 0 && (!c.hasOpen(ino) || c.closedOne(ino)) {
 				f.dropOwner(c.l, c.id)
 			}
 		}

@@ -52,6 +52,16 @@ var lockScripts = map[string]string{
 	"posix-close-any": `
 		m1 open a rw; s1 open b rw; m1 posix a w 0 0; s1 posix b r 0 0
 		m1 open again r; m1 close again; s1 posix b r 0 0; m1 posix a w 0 0; s1 posix b u 0 0; m1 posix a w 0 0`,
+	"posix-close-other": `
+		m1 open a rw; m1 open b rw; s1 open d rw; m1 posix a w 0 0; s1 posix d w 0 0; m1 close b; s1~ posix d w 0 0`,
+	"posix-close-other-mount": `
+		m1 open a rw; m1 open b r; m2 open c rw; m1 posix a w 0 0; m2 posix c r 0 0; m1 close b; m2 posix c w 0 0`,
+	"posix-close-other-again": `
+		m1 open a rw; m1 open b rw; m1 open e r; m1 posix a w 0 10; m1 close b; m1 posix a w 20 5; m2 open c rw; s1 open d rw
+		m2 posix c w 0 10; s1 posix d w 10 5; s1 posix d w 20 1; m1 close e; s1~ posix d w 20 1`,
+	"posix-close-other-inherited": `
+		m1 open a rw; m1 open b rw; m1 spawn b; m1 close b; m1 posix a w 0 0; m1 reap
+		m2 open c rw; s1 open d rw; m2 posix c w 0 0; s1 posix d w 0 0`,
 	"posix-inherited": `
 		m1 open a rw; m1 posix a w 0 0; m1 spawn a; s1 open b rw; s1 posix b w 0 0
 		m1 close a; s1~ posix b w 0 0; m2 open c rw; m2 posix c w 0 0; s1 posix b u 0 0; m2 posix c w 0 0; m1 reap`,
