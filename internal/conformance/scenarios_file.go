@@ -36,6 +36,7 @@ func fileScenarios() []*Scenario {
 	plain("read-write", one, readAndWrite)
 	plain("seek", one, seekHoles)
 	plain("seek-written", one, seekWritten)
+	plain("late-capability", one, lateCapability)
 	plain("fallocate", one, fallocateModes)
 	plain("locks", one, locks)
 	plain("unlinked", one, func(e *Env) {
@@ -231,6 +232,32 @@ func seekWritten(e *Env) {
 		n, err := unix.Seek(fd, s.from, s.whence)
 		e.Saw(fmt.Sprint("seek ", s.whence, " ", s.from), fmt.Sprint(n, " ", ErrText(err)))
 	}
+}
+
+// lateCapability gives a file capabilities before what was written to it is on
+// disk, which they have to outlive, and writes once more, which they have not.
+func lateCapability(e *Env) {
+	fd := e.Open("open", "f", unix.O_RDWR, 0)
+	if fd < 0 {
+		return
+	}
+	look := func(what string) {
+		_, err := unix.Fgetxattr(fd, "security.capability", make([]byte, 24))
+		e.Did(what, err)
+	}
+	write := func() {
+		_, err := unix.Pwrite(fd, []byte("new"), 0)
+		e.Did("write", err)
+	}
+	write()
+	e.Did("set", unix.Fsetxattr(fd, "security.capability", CapNetRaw(2, 0), 0))
+	look("before fsync")
+	e.Did("fsync", unix.Fsync(fd))
+	look("after fsync")
+	write()
+	look("after write")
+	e.Did("fsync", unix.Fsync(fd))
+	look("at last")
 }
 
 func fallocateModes(e *Env) {

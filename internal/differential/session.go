@@ -70,6 +70,17 @@ func (s *session) sync() {
 	}
 }
 
+// tidy does what tidy does by name for the open files of a step, which may have
+// none any more, or another.
+func (s *session) tidy(st *Step) {
+	for _, slot := range []int{st.Slot, st.Slot2} {
+		var node unix.Stat_t
+		if unix.Fstat(s.fd(slot), &node) == nil && node.Mode&unix.S_IFMT == unix.S_IFREG && node.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 {
+			_ = unix.Fchmod(s.fd(slot), node.Mode&0o7777&^(unix.S_ISUID|unix.S_ISGID))
+		}
+	}
+}
+
 func (s *session) path(p string) string { return s.prefix + p }
 
 // fd is the descriptor of a slot, -1 if it has none.
@@ -197,8 +208,11 @@ func statText(st *unix.Stat_t) string {
 		b = append(b, " rdev "...)
 		b = strconv.AppendUint(b, uint64(st.Rdev), 16)
 	}
-	b = append(b, " mtime "...)
-	b = append(b, stamp(st.Mtim)...)
+	// The kernel itself writes to a FIFO, and changes the times of its own inode.
+	if st.Mode&unix.S_IFMT != unix.S_IFIFO {
+		b = append(b, " mtime "...)
+		b = append(b, stamp(st.Mtim)...)
+	}
 	return string(b)
 }
 

@@ -315,6 +315,9 @@ func serveStep(arg json.RawMessage) (any, error) {
 	results := make([]string, len(q.Steps))
 	for i := range q.Steps {
 		results[i] = served.do(&q.Steps[i])
+		if changesData(q.Steps[i].Call) && keepsSetIDs[q.Caller] {
+			served.tidy(&q.Steps[i])
+		}
 	}
 	if q.Late {
 		served.sync()
