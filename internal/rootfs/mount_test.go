@@ -17,7 +17,8 @@ import (
 )
 
 // mountIDs mounts src at dst with first… for 0…, until the end of the test.
-func mountIDs(t testing.TB, backend idmount.Backend, src, dst string) {
+// Of the options it sets the map and the daemon.
+func mountIDs(t testing.TB, src, dst string, o idmount.Options) {
 	t.Helper()
 	m, err := idmap.Parse([]string{fmt.Sprintf("b:0:%d:%d", first, count)}, nil)
 	if err != nil {
@@ -27,10 +28,11 @@ func mountIDs(t testing.TB, backend idmount.Backend, src, dst string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := detect.Choose(report, backend); err != nil {
+	if _, err := detect.Choose(report, o.Backend); err != nil {
 		testenv.Skip(t, testenv.NeedKernel, err.Error())
 	}
-	mounted, err := idmount.Mount(t.Context(), src, dst, idmount.Options{Map: m, Backend: backend, Daemon: testenv.Binary(t)})
+	o.Map, o.Daemon = m, testenv.Binary(t)
+	mounted, err := idmount.Mount(t.Context(), src, dst, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,8 +46,8 @@ func mountIDs(t testing.TB, backend idmount.Backend, src, dst string) {
 			t.Errorf("the server, process %d, still runs long after unmounting", mounted.PID)
 		}
 	})
-	if mounted.Backend != backend {
-		t.Fatalf("mounted by %s (%s), want %s", mounted.Backend, mounted.Reason, backend)
+	if mounted.Backend != o.Backend {
+		t.Fatalf("mounted by %s (%s), want %s", mounted.Backend, mounted.Reason, o.Backend)
 	}
 }
 
