@@ -97,10 +97,10 @@ func TestKernels(t *testing.T) {
 	record(t, oracleFile, slices.Compact(cases))
 
 	var mu sync.Mutex
-	var cells []Cell
+	done := make([][]Cell, len(jobs)) // the tables' order is theirs
 	places := make(chan struct{}, 2)
 	var wait sync.WaitGroup
-	for _, j := range jobs {
+	for i, j := range jobs {
 		wait.Add(1)
 		places <- struct{}{}
 		go func() {
@@ -109,7 +109,7 @@ func TestKernels(t *testing.T) {
 			got, err := j.run(t, dir)
 			mu.Lock()
 			defer mu.Unlock()
-			cells = append(cells, got...)
+			done[i] = got
 			for _, c := range got {
 				if c.Result == Fail {
 					t.Errorf("%s: %s on %s: %s", c.Kernel, c.Backend, c.Source, c.Reason)
@@ -126,6 +126,7 @@ func TestKernels(t *testing.T) {
 		}()
 	}
 	wait.Wait()
+	cells := slices.Concat(done...)
 	if len(cells) == 0 && !t.Failed() {
 		testenv.Skip(t, testenv.NeedKernel, "no kernel could be had")
 	}
