@@ -1,8 +1,11 @@
 package fusefs
 
 import (
+	"bytes"
+	"encoding/binary"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -247,7 +250,31 @@ func (f *FS) rewritten(dir *node) {
 	f.streams.turn.Add(1)
 }
 
-// each calls add for the entries of d from here on, until one does not fit.
+// parseDirent reads the first entry of what getdents64(2) has written, and returns
+// its length, 0 if it makes no sense. The name is a part of buf.
+func parseDirent(buf []byte) (e fuse.DirEntry, size int) {
+	const nameAt = 19 // struct linux_dirent64
+	if len(buf) < nameAt {
+		return e, 0
+	}
+	size = int(binary.NativeEndian.Uint16(buf[16:]))
+	if size <= nameAt || size > len(buf) {
+		return e, 0
+	}
+	name := buf[nameAt:size]
+	if end := bytes.IndexByte(name, 0); end >= 0 {
+		name = name[:end]
+	}
+	return fuse.DirEntry{
+		Ino:  binary.NativeEndian.Uint64(buf),
+		Off:  binary.NativeEndian.Uint64(buf[8:]),
+		Mode: uint32(buf[18]) << 12,
+		Name: unsafe.String(unsafe.SliceData(name), len(name)),
+	}, size
+}
+
+// each calls add for the entries of d from here on, until one does not fit. Their
+// names are good until add returns.
 func (f *FS) each(d *stream, add func(e fuse.DirEntry) bool) unix.Errno {
 	for sent := false; ; {
 		if len(d.rest) == 0 {
@@ -268,8 +295,7 @@ func (f *FS) each(d *stream, add func(e fuse.DirEntry) bool) unix.Errno {
 			}
 			d.rest = d.buf[:n]
 		}
-		var entry fuse.DirEntry
-		size := entry.Parse(d.rest)
+		entry, size := parseDirent(d.rest)
 		if size == 0 {
 			return unix.EIO
 		}

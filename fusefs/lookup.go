@@ -166,9 +166,11 @@ func (f *FS) Forget(id, count uint64) {
 // files of it may remain. One with a handle is gone with its last name unless
 // it is open, which only the kernel knows of what it opens by itself: by O_PATH,
 // FIFOs, sockets, devices, and with CacheExclusive everything.
-func (f *FS) victim(dir *node, dirfd int, name string) {
+func (f *FS) victim(dir *node, dirfd int, name string, directory bool) {
 	if f.mountOf(dir) != nil {
-		f.keepVictim(dirfd, name)
+		if !directory || !f.keepsVictim(dirfd, name) {
+			f.keepVictim(dirfd, name)
+		}
 		return
 	}
 	var st unix.Stat_t
@@ -183,6 +185,20 @@ func (f *FS) victim(dir *node, dirfd int, name string) {
 	f.fds.pin(n)
 	u := f.path(n)
 	u.done()
+}
+
+// keepsVictim pins the descriptor that a directory has already, as most do that
+// are known.
+func (f *FS) keepsVictim(dirfd int, name string) bool {
+	var buf [sys.MaxHandle]byte
+	size, mountID, errno := sys.HandleAt(dirfd, name, &buf)
+	m, _ := f.mounts.known(mountID)
+	if errno != 0 || m == nil {
+		return false
+	}
+	var key keyBuf
+	n := f.nodes.find(key.ofHandle(m, buf[:size]))
+	return n != nil && f.fds.pinHeld(n)
 }
 
 func (f *FS) keepVictim(dirfd int, name string) {

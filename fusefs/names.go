@@ -26,7 +26,7 @@ func (f *FS) remove(h *fuse.InHeader, name string, flags int) fuse.Status {
 		return fuse.Status(u.errno)
 	}
 	defer u.done()
-	f.victim(dir, u.fd, name)
+	f.victim(dir, u.fd, name, flags&unix.AT_REMOVEDIR != 0)
 	defer f.rewritten(dir)
 	return fuse.Status(sys.Unlink(u.fd, name, flags))
 }
@@ -82,7 +82,7 @@ func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName strin
 			return fuse.Status(unix.EOVERFLOW)
 		}
 	}
-	f.victim(newDir, to.fd, newName)
+	f.victim(newDir, to.fd, newName, false)
 	defer f.rewritten(oldDir)
 	defer f.rewritten(newDir)
 	var errno unix.Errno

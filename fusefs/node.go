@@ -3,6 +3,7 @@ package fusefs
 import (
 	"encoding/binary"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -262,7 +263,7 @@ func (c *fdCache) place(n, parent *node, name string) {
 	}
 	c.mu.Lock()
 	h := n.holds()
-	h.parent, h.name = parent, name
+	h.parent, h.name = parent, strings.Clone(name) // it may lie in a buffer
 	c.mu.Unlock()
 }
 
@@ -270,6 +271,17 @@ func (c *fdCache) pin(n *node) {
 	c.mu.Lock()
 	n.holds().pinned = true
 	c.mu.Unlock()
+}
+
+// pinHeld is pin of a node that has a descriptor; false if it has none.
+func (c *fdCache) pinHeld(n *node) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n.held == nil || n.held.fd < 0 {
+		return false
+	}
+	n.held.pinned = true
+	return true
 }
 
 func (c *fdCache) placeOf(n *node) (*node, string) {

@@ -1,0 +1,105 @@
+package fusefs
+
+import (
+	"encoding/binary"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/idmap"
+	"github.com/idmount/idmount/internal/testenv"
+)
+
+func TestParseDirent(t *testing.T) {
+	dir := t.TempDir()
+	want := map[string]uint32{".": unix.S_IFDIR, "..": unix.S_IFDIR, "dir": unix.S_IFDIR}
+	if err := os.Mkdir(filepath.Join(dir, "dir"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for n := 1; n <= 255; n += 9 { // all lengths of the padding, and the longest
+		name := strings.Repeat("n", n)
+		want[name] = unix.S_IFREG
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	buf := make([]byte, direntBuf)
+	n, err := unix.Getdents(int(file.Fd()), buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[string]uint32)
+	for rest := buf[:n]; len(rest) > 0; {
+		e, size := parseDirent(rest)
+		if size == 0 {
+			t.Fatalf("no entry in %x", rest)
+		}
+		if e.Off == 0 || e.Ino == 0 {
+			t.Errorf("entry %+v", e)
+		}
+		got[strings.Clone(e.Name)] = e.Mode
+		rest = rest[size:]
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func FuzzParseDirent(f *testing.F) {
+	whole := make([]byte, 24)
+	binary.NativeEndian.PutUint16(whole[16:], 24)
+	copy(whole[19:], "name")
+	f.Add(whole)
+	f.Add(whole[:18])
+	f.Fuzz(func(t *testing.T, buf []byte) {
+		e, size := parseDirent(slices.Clip(buf))
+		if size < 0 || size > len(buf) {
+			t.Errorf("%d bytes of %d", size, len(buf))
+		}
+		if size > 0 && !strings.HasPrefix(string(buf[19:size]), e.Name) || strings.Contains(e.Name, "\x00") {
+			t.Errorf("name %q of %x", e.Name, buf)
+		}
+	})
+}
+
+// A directory that is removed while somebody has it open can still be asked for.
+func TestRemovedDirectoryIsThere(t *testing.T) {
+	dir := testenv.Source(t, "tmpfs")
+	source, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	f, err := New(source, Options{Map: idmap.Identity()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.close()
+	for _, held := range []bool{true, false} {
+		if err := os.Mkdir(filepath.Join(dir, "dir"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		id := lookup(t, f, rootID, "dir")
+		if !held {
+			f.fds.drop(f.nodes.get(id))
+		}
+		if s := f.Rmdir(nil, &fuse.InHeader{NodeId: rootID}, "dir"); !s.Ok() {
+			t.Fatal(s)
+		}
+		if a, s := getattr(f, id); !s.Ok() || a.Nlink != 0 {
+			t.Errorf("descriptor held %v: %d links, %v, want none", held, a.Nlink, s)
+		}
+		f.Forget(id, 1)
+	}
+}
