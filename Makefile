@@ -78,7 +78,7 @@ bench: build
 	@./hack/need-root.sh 'make bench'
 	@./hack/setup.sh bench
 	@mkdir -p $(BENCHDIR)
-	bin/idmount bench --full --json $(BENCHDIR)/report.json --html $(BENCHDIR)/report.html $(BENCHDIR)
+	./hack/uring.sh bin/idmount bench --full --json $(BENCHDIR)/report.json --html $(BENCHDIR)/report.html $(BENCHDIR)
 	$(GO) run ./bench/report $(BENCHDIR)/report.json
 
 bench-go:

@@ -3,6 +3,7 @@ package idmount
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -85,6 +86,9 @@ func newPlan(ctx context.Context, source, target string, o Options) (*plan, erro
 		if p.access == CallerAccess && o.Cache.Mode == CacheExclusive {
 			// The kernel writes back when it likes, for nobody.
 			return nil, &UsageError{Op: "mount", Path: source, Err: errors.New("cache exclusive does not go with access caller: data written back has no caller")}
+		}
+		if o.Transport == TransportRing && report.IOUring.Verdict == detect.No {
+			return nil, fmt.Errorf("mount %s: transport %v: %s", source, o.Transport, report.IOUring.Reason)
 		}
 		if p.access == CallerAccess && access == AutoAccess {
 			p.choice.Reason += "; operations run as their callers: " + report.RootAccess.Reason

@@ -35,6 +35,10 @@ type Options struct {
 	// value is CacheCoherent. A native mount needs none of it.
 	Cache Cache
 
+	// Transport is how requests reach the server of a FUSE mount; the zero value
+	// is TransportAuto.
+	Transport Transport
+
 	// MountOptions is a list as mount(8) takes it: ro, nosuid, nodev, noexec,
 	// noatime and friends, nosymfollow, private, slave, shared, unbindable.
 	MountOptions string
@@ -78,6 +82,19 @@ const (
 
 // ParseCache reads coherent, ttl=DURATION, none or exclusive.
 func ParseCache(s string) (Cache, error) { return fusefs.ParseCache(s) }
+
+// Transport is how requests reach the server; see there.
+type Transport = fusefs.Transport
+
+// The transports.
+const (
+	TransportAuto   = fusefs.TransportAuto
+	TransportDevice = fusefs.TransportDevice
+	TransportRing   = fusefs.TransportRing
+)
+
+// ParseTransport reads auto, dev or uring.
+func ParseTransport(s string) (Transport, error) { return fusefs.ParseTransport(s) }
 
 // Requests counts FUSE requests by opcode; the zero value is ready.
 type Requests = fusefs.Requests

@@ -30,6 +30,8 @@ type request struct {
 	NoPass  bool           `json:"no_passthrough,omitempty"`
 	Callers bool           `json:"callers,omitempty"` // CallerAccess
 
+	Transport fusefs.Transport `json:"transport"`
+
 	requests *Requests // where to count; not across processes
 
 	source *os.File // the tree to show
@@ -52,6 +54,8 @@ func (p *plan) request() (*request, error) {
 		Target:  p.target,
 		NoPass:  p.opts.NoPassthrough,
 		Callers: p.access == CallerAccess,
+
+		Transport: p.opts.Transport,
 	}
 	var err error
 	if r.target, err = os.OpenFile(p.target, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0); err != nil {
@@ -149,6 +153,7 @@ func (r *request) serve(ctx context.Context, logger *slog.Logger, ready func() e
 		OwnMount:      r.Cloned,
 		NoPassthrough: r.NoPass,
 		AsCallers:     r.Callers,
+		Transport:     r.Transport,
 		Requests:      r.requests,
 	})
 	if err != nil {

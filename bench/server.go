@@ -41,14 +41,18 @@ type serverReply struct {
 // options are those of the mount.
 func (r *serverRequest) options() (idmount.Options, error) {
 	o := idmount.Options{Map: r.Map, Backend: r.Backend, NoPassthrough: r.NoPass}
-	if r.Transport != "" && r.Transport != "dev" {
-		return o, fmt.Errorf("transport %s: this version has none", r.Transport)
+	transport := r.Transport
+	if transport == "" {
+		transport = "dev"
+	}
+	var err error
+	if o.Transport, err = idmount.ParseTransport(transport); err != nil {
+		return o, err
 	}
 	cache := r.Cache
 	if cache == "ttl" {
 		cache = "ttl=1s" // as the peers have it
 	}
-	var err error
 	o.Cache, err = idmount.ParseCache(cache)
 	return o, err
 }

@@ -2,7 +2,6 @@ package detect
 
 import (
 	"context"
-	"encoding/binary"
 	"os"
 	"runtime"
 	"slices"
@@ -227,23 +226,13 @@ func anyFile(src *os.File) *os.File {
 	return nil
 }
 
-// From include/uapi/linux/fuse.h: _IOW(229, 1, struct fuse_backing_map) and
-// _IOW(229, 2, uint32_t).
-const (
-	fuseDevIocBackingOpen  = 0x4010e501
-	fuseDevIocBackingClose = 0x4004e502
-)
-
 // backingOpen registers file with the connection and takes it back.
 func backingOpen(dev, file *os.File) error {
-	var arg [16]byte // struct fuse_backing_map: fd, flags, padding
-	binary.NativeEndian.PutUint32(arg[:], uint32(file.Fd()))
-	id, errno := sys.Ioctl(int(dev.Fd()), fuseDevIocBackingOpen, arg[:])
+	id, errno := sys.FuseBackingOpen(int(dev.Fd()), int(file.Fd()))
 	if errno != 0 {
 		return &sys.Error{Op: "ioctl BACKING_OPEN", Path: file.Name(), Err: errno}
 	}
-	binary.NativeEndian.PutUint32(arg[:], uint32(id))
-	sys.Ioctl(int(dev.Fd()), fuseDevIocBackingClose, arg[:4])
+	sys.FuseBackingClose(int(dev.Fd()), id)
 	return nil
 }
 

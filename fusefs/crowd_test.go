@@ -30,9 +30,14 @@ func TestCrowd(t *testing.T) {
 			if mode == CacheExclusive && passthrough {
 				continue // it has none
 			}
-			t.Run(fmt.Sprintf("%v/passthrough=%v", cacheNames[mode], passthrough), func(t *testing.T) {
-				crowd(t, Options{Map: idmap.Identity(), Cache: Cache{Mode: mode}, NoPassthrough: !passthrough})
-			})
+			for _, transport := range []Transport{TransportDevice, TransportRing} {
+				t.Run(fmt.Sprintf("%v/passthrough=%v/%v", cacheNames[mode], passthrough, transport), func(t *testing.T) {
+					if transport == TransportRing {
+						testenv.IOUring(t)
+					}
+					crowd(t, Options{Map: idmap.Identity(), Cache: Cache{Mode: mode}, NoPassthrough: !passthrough, Transport: transport})
+				})
+			}
 		}
 	}
 }

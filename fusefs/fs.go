@@ -25,6 +25,9 @@ type Options struct {
 	Cache  Cache        // the zero value is the default, CacheCoherent
 	Logger *slog.Logger // nil logs nothing
 
+	// Transport is how requests reach the server; the zero value is the default.
+	Transport Transport
+
 	// AsCallers does each operation with the ids of its caller instead of the
 	// server's, for sources that judge by them and refuse root: NFS with
 	// root_squash. It takes the translation of this server, so not Relay, and
@@ -64,6 +67,7 @@ type FS struct {
 
 	requests *Requests // nil counts nothing
 
+	transport       Transport
 	asCallers       bool // see callers
 	ownMount        bool
 	caps, permitted sys.CapSet
@@ -104,6 +108,7 @@ func New(source *os.File, o Options) (*FS, error) {
 		own:           owners{m: o.Map, relay: o.Relay},
 		log:           o.Logger,
 		requests:      o.Requests,
+		transport:     o.Transport,
 		asCallers:     o.AsCallers,
 		ownMount:      o.OwnMount,
 		source:        source,
@@ -242,7 +247,16 @@ func (f *FS) start(dev *os.File) error {
 		return fmt.Errorf("fuse: idmap the mount for %s: the kernel's FUSE has no ALLOW_IDMAP (Linux 6.12)", f.source.Name())
 	}
 	f.keepDirs = f.kernel.Flags&capNoOpendirSupport != 0 && f.validity(f.mountOf(f.root)) > 0 && f.cache.Mode != CacheTTL
-	protocol := fuse.NewProtocolServer(f.front(), f.mountOptions())
+	opts := f.mountOptions()
+	rings, err := f.prepareRings(conn, opts.MaxWrite)
+	if err != nil {
+		conn.Close()
+		return fmt.Errorf("fuse: serve %s: %w", f.source.Name(), err)
+	}
+	if rings {
+		opts.ExtraCapabilities |= fuse.CAP_OVER_IO_URING
+	}
+	protocol := fuse.NewProtocolServer(f.front(), opts)
 	err = conn.Serve(func(in, out [][]byte) (int, bool) {
 		n, status := protocol.HandleRequest(in, out)
 		return n, status.Ok()

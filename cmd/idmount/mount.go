@@ -32,6 +32,7 @@ func mountCommand() *cli.Command {
 			&cli.StringFlag{Name: "backend", Value: "auto", Usage: "`BACKEND` auto, native, relay or translate"},
 			&cli.StringFlag{Name: "access", Value: "auto", Usage: "`WHO` a FUSE server is for the source: caller, daemon, or auto for caller where root is refused"},
 			&cli.StringFlag{Name: "cache", Value: "coherent", Usage: "what a FUSE mount keeps of SOURCE: `MODE` coherent, ttl=DURATION, none or exclusive"},
+			&cli.StringFlag{Name: "transport", Value: "auto", Usage: "how requests reach a FUSE server: `WAY` dev, uring, or auto for uring where the kernel has it switched on"},
 			&cli.StringFlag{Name: "options", Aliases: []string{"o"}, Usage: "mount `OPTIONS`, such as ro,nosuid,nodev,noexec,noatime,private"},
 			&cli.BoolFlag{Name: "recursive", Aliases: []string{"r"}, Usage: "the submounts of SOURCE too"},
 			&cli.BoolFlag{Name: "foreground", Aliases: []string{"f"}, Usage: "serve a FUSE mount in this process until it is unmounted"},
@@ -47,6 +48,7 @@ func mountCommand() *cli.Command {
 				backend:    c.String("backend"),
 				access:     c.String("access"),
 				cache:      c.String("cache"),
+				transport:  c.String("transport"),
 				options:    c.String("options"),
 				recursive:  c.Bool("recursive"),
 				foreground: c.Bool("foreground"),
@@ -62,7 +64,8 @@ func mountCommand() *cli.Command {
 // mountRequest is a command line of mount, or of mount.idmount.
 type mountRequest struct {
 	maps                        []string
-	backend, access, cache      string
+	backend, access             string
+	cache, transport            string
 	options                     string
 	recursive, foreground, json bool
 	quiet                       bool
@@ -91,6 +94,11 @@ func (r *mountRequest) run(ctx context.Context, stdout, stderr io.Writer) error 
 	if err != nil {
 		return &usageError{err}
 	}
+	options, value = takeOption(options, "transport", r.transport)
+	transport, err := idmount.ParseTransport(value)
+	if err != nil {
+		return &usageError{err}
+	}
 	program, err := os.Executable()
 	if err != nil {
 		return err
@@ -101,6 +109,7 @@ func (r *mountRequest) run(ctx context.Context, stdout, stderr io.Writer) error 
 		Recursive:    r.recursive,
 		Access:       access,
 		Cache:        cache,
+		Transport:    transport,
 		MountOptions: options,
 		Daemon:       program,
 		Logger:       slog.New(slog.NewTextHandler(stderr, nil)),

@@ -19,14 +19,22 @@ func MountBackend(t testing.TB, source string, m *Map, backend string) string {
 }
 
 // optionsFromEnv are those that a run is to be made with: IDMOUNT_CACHE_MODE as
-// for --cache, and IDMOUNT_PASSTHROUGH=no for a request each read and write.
+// for --cache, IDMOUNT_PASSTHROUGH=no for a request each read and write, and
+// IDMOUNT_TRANSPORT as for --transport.
 func optionsFromEnv(t testing.TB) idmount.Options {
 	t.Helper()
 	cache, err := idmount.ParseCache(os.Getenv("IDMOUNT_CACHE_MODE"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return idmount.Options{Cache: cache, NoPassthrough: os.Getenv("IDMOUNT_PASSTHROUGH") == "no"}
+	transport, err := idmount.ParseTransport(os.Getenv("IDMOUNT_TRANSPORT"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if transport == idmount.TransportRing {
+		testenv.IOUring(t)
+	}
+	return idmount.Options{Cache: cache, NoPassthrough: os.Getenv("IDMOUNT_PASSTHROUGH") == "no", Transport: transport}
 }
 
 // MountWith is MountBackend with options. Of those, Map, Backend and Daemon

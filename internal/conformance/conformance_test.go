@@ -88,8 +88,12 @@ func TestModes(t *testing.T) {
 		"ttl":                 {Cache: idmount.Cache{Mode: idmount.CacheTTL, TTL: 10 * time.Second}},
 		"exclusive":           {Cache: idmount.Cache{Mode: idmount.CacheExclusive}},
 		"without passthrough": {NoPassthrough: true},
+		"io_uring":            {Transport: idmount.TransportRing},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if o.Transport == idmount.TransportRing {
+				testenv.IOUring(t)
+			}
 			p := planFromEnv(t)
 			p.sources, p.backends, p.maps = []string{"ext4"}, []string{"translate"}, Maps[:1]
 			conform(t, p, o)

@@ -69,6 +69,14 @@ func settingsOf(t *testing.T) settings {
 			t.Fatalf("SOAKCACHE: %v", err)
 		}
 	}
+	if v := os.Getenv("SOAKTRANSPORT"); v != "" {
+		if s.options.Transport, err = fusefs.ParseTransport(v); err != nil {
+			t.Fatalf("SOAKTRANSPORT: %v", err)
+		}
+		if s.options.Transport == fusefs.TransportRing {
+			testenv.IOUring(t)
+		}
+	}
 	for name, list := range map[string]*[]string{"SOAKBACKEND": &s.backends, "SOAKMAP": &s.maps, "IDMOUNT_SOURCES": &s.sources} {
 		if v := os.Getenv(name); v != "" {
 			*list = strings.Split(v, ",")

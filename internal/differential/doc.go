@@ -25,8 +25,8 @@
 //	make soak SOAKTIME=10m SOAKSEED=7 SOAKBACKEND=relay
 //	IDMOUNT_SCRIPT=FILE go test ./internal/differential -run TestScript
 //
-// SOAKMAP names the maps, SOAKCACHE a cache as --cache does, and
-// SOAKPASSTHROUGH=no has each read and write be a request. With another cache
+// SOAKMAP names the maps, SOAKCACHE a cache as --cache does, SOAKTRANSPORT a
+// transport as --transport does, and SOAKPASSTHROUGH=no has each read and write be a request. With another cache
 // than none nobody changes the source beside the mount.
 //
 // SOAKBACKEND=native compares the oracle with itself, which shows that a

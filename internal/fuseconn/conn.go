@@ -38,6 +38,7 @@ type Conn struct {
 	threads sync.WaitGroup // that carry messages
 	others  sync.WaitGroup // goroutines that do so for a while
 	readers readers
+	rings   *rings // nil without
 }
 
 // Open reads INIT from dev, an open /dev/fuse of a mount. dev stays the caller's
@@ -76,33 +77,40 @@ func (c *Conn) readInit(path string) error {
 // Serve answers INIT and carries requests from then on, until the file system
 // is unmounted. After an error the connection is closed.
 func (c *Conn) Serve(h Handler) error {
-	err := c.serve(h)
+	c.handler = h
+	answer, err := c.answerInit()
+	if err == nil {
+		c.payload = payloadOf(answer, os.Getpagesize())
+		err = c.startReaders() // which are there before the requests
+	}
+	if err != nil {
+		c.dropRings()
+		c.Close()
+		return err
+	}
+	if _, err = unix.Write(c.fd, answer); err != nil {
+		err = &sys.Error{Op: "write", Path: "/dev/fuse", Detail: "INIT", Err: err}
+		c.dropRings()
+	} else {
+		err = c.startRings()
+	}
 	if err != nil {
 		c.Close()
 	}
 	return err
 }
 
-func (c *Conn) serve(h Handler) error {
-	c.handler = h
+func (c *Conn) answerInit() ([]byte, error) {
 	out := make([]byte, initOutSize)
 	n := c.handle(new(flight), [][]byte{c.request}, [][]byte{out})
 	c.request = nil
 	if errno := errnoOf(out); errno != 0 {
-		return fmt.Errorf("INIT of protocol 7.%d: %w", c.Init.Minor, errno)
+		return nil, fmt.Errorf("INIT of protocol 7.%d: %w", c.Init.Minor, errno)
 	}
 	if n < outHeaderSize+24 { // up to max_write, which is as old as the protocol
-		return errors.New("INIT has an answer that is too short")
+		return nil, errors.New("INIT has an answer that is too short")
 	}
-	c.payload = payloadOf(out[:n], os.Getpagesize())
-	// The threads are there before the requests.
-	if err := c.startReaders(); err != nil {
-		return err
-	}
-	if _, err := unix.Write(c.fd, out[:n]); err != nil {
-		return &sys.Error{Op: "write", Path: "/dev/fuse", Detail: "INIT", Err: err}
-	}
-	return nil
+	return out[:n], nil
 }
 
 // Wait returns when the connection has ended and no request is under way any
@@ -144,6 +152,7 @@ func (c *Conn) handle(w *flight, in, out [][]byte) int {
 		}
 		return 0
 	}
+	w.node.Store(nodeOf(in[0]))
 	w.unique.Store(unique)
 	defer w.unique.Store(0)
 	if c.flights.ended.Load() {

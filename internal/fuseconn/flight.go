@@ -12,6 +12,7 @@ import (
 // flight is a request under way, or the place of one.
 type flight struct {
 	unique atomic.Uint64 // 0 if there is none
+	node   atomic.Uint64 // that it is about, or the last one was
 }
 
 // flights are the requests under way of a connection.
@@ -45,6 +46,18 @@ func (f *flights) end() (under []uint64) {
 		}
 	}
 	return under
+}
+
+// nodes are those that the requests under way, and the last ones, are about.
+func (f *flights) nodes() (nodes []uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for w := range f.all {
+		if node := w.node.Load(); node != 0 {
+			nodes = append(nodes, node)
+		}
+	}
+	return nodes
 }
 
 func (f *flights) has(unique uint64) bool {

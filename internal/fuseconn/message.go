@@ -15,12 +15,14 @@ const (
 	opForget      = 2
 	opSetlkw      = 33
 	opInterrupt   = 36
+	opIoctl       = 39
 	opNotifyReply = 41
 	opBatchForget = 42
 )
 
 func opcodeOf(in []byte) uint32 { return binary.NativeEndian.Uint32(in[4:]) }
 func uniqueOf(in []byte) uint64 { return binary.NativeEndian.Uint64(in[8:]) }
+func nodeOf(in []byte) uint64   { return binary.NativeEndian.Uint64(in[16:]) }
 
 // interrupts returns the request that an INTERRUPT is about.
 func interrupts(in []byte) uint64 { return binary.NativeEndian.Uint64(in[inHeaderSize:]) }

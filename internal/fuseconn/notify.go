@@ -11,6 +11,7 @@ import (
 const (
 	notifyInvalInode = 2 // FUSE_NOTIFY_INVAL_INODE
 	notifyInvalEntry = 3 // FUSE_NOTIFY_INVAL_ENTRY
+	notifyRetrieve   = 5 // FUSE_NOTIFY_RETRIEVE
 	notifyIncEpoch   = 8 // FUSE_NOTIFY_INC_EPOCH, Linux 6.16
 
 	expireOnly = 1 // FUSE_EXPIRE_ONLY

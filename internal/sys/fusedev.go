@@ -47,3 +47,30 @@ func FuseBackingClose(dev int, id int32) unix.Errno {
 	_, errno := Ioctl(dev, fuseDevBackingClose, arg[:])
 	return errno
 }
+
+// The commands of FUSE over io_uring (Linux 6.14): FUSE_IO_URING_CMD_REGISTER
+// and FUSE_IO_URING_CMD_COMMIT_AND_FETCH. Each is completed when there is a
+// request, and takes struct fuse_uring_cmd_req: flags, commit_id, qid.
+const (
+	fuseRingRegister = 1
+	fuseRingCommit   = 2
+)
+
+// FuseRingRegister gives a queue of the connection memory for one request at a
+// time: struct fuse_uring_req_header and the payload. There is a queue for each
+// possible processor.
+func FuseRingRegister(r *Ring, dev int, queue uint16, iov *[2]unix.Iovec) {
+	r.Command(dev, fuseRingRegister, iov[:], ringRequest(queue, 0))
+}
+
+// FuseRingCommit says that the answer to a request is in the memory where the
+// request was, and asks for the next one.
+func FuseRingCommit(r *Ring, dev int, queue uint16, id uint64) {
+	r.Command(dev, fuseRingCommit, nil, ringRequest(queue, id))
+}
+
+func ringRequest(queue uint16, id uint64) (args [32]byte) {
+	binary.NativeEndian.PutUint64(args[8:], id)
+	binary.NativeEndian.PutUint16(args[16:], queue)
+	return args
+}
