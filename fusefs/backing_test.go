@@ -40,6 +40,7 @@ func servedTmpfs(t *testing.T) (f *FS, dir, mnt string) {
 	if err := os.WriteFile(filepath.Join(dir, "probe"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
+	noPoll(t, filepath.Join(throughFD(tree), "probe"))
 	if out := openClose(t, f, "probe"); out.OpenFlags&fuse.FOPEN_PASSTHROUGH == 0 {
 		testenv.Skip(t, testenv.NeedPassthru, fmt.Sprintf("OPEN answers %+v", out))
 	}
