@@ -285,7 +285,7 @@ func TestManyBlocked(t *testing.T) {
 		k.receive()
 	}
 	// From now on one request at a time is asked for.
-	for i := 0; k.conn.readers.total.Load() > spareThreads+1; i++ {
+	for i := 0; k.conn.readers.total.Load() > blocked/10; i++ {
 		if i > 10*patience {
 			t.Fatalf("%d threads after %d requests one by one", k.conn.readers.total.Load(), i)
 		}
