@@ -73,7 +73,7 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 		owners = owners || may
 	}
 	if size, ok := in.GetSize(); ok {
-		if errno := f.truncate(n, in, int64(size)); errno != 0 {
+		if errno := f.truncate(n, fd, in, int64(size)); errno != 0 {
 			return fuse.Status(errno)
 		}
 	}
@@ -131,24 +131,19 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 	return fuse.OK
 }
 
-// truncate works by the caller's open file where there is one: opening again
-// could be refused, as for a program that runs.
-func (f *FS) truncate(n *node, in *fuse.SetAttrIn, size int64) unix.Errno {
-	v := kernelVerdict(in.Valid&fuse.FATTR_KILL_SUIDGID != 0)
-	set := func(fd int) unix.Errno {
-		return f.alter(in.Pid, fd, v, func() unix.Errno {
-			return f.keepFileCap(n, fd, func() unix.Errno { return sys.Errno(unix.Ftruncate(fd, size)) })
-		})
-	}
+// truncate works by the caller's open file where there is one: to open it again
+// could be refused, as for a program that runs. Otherwise it is truncate(2) here,
+// too, which may leave the times of a file that keeps its size, unlike
+// ftruncate(2).
+func (f *FS) truncate(n *node, fd int, in *fuse.SetAttrIn, size int64) unix.Errno {
+	set := func() unix.Errno { return sys.Truncate(fd, size) }
 	if in.Valid&fuse.FATTR_FH != 0 && f.cache.Mode != CacheExclusive {
-		return set(int(in.Fh))
+		fd = int(in.Fh)
+		set = func() unix.Errno { return sys.Errno(unix.Ftruncate(fd, size)) }
 	}
-	fd, errno := f.reopen(n, unix.O_WRONLY|unix.O_NONBLOCK)
-	if errno != 0 {
-		return errno
-	}
-	defer unix.Close(fd)
-	return set(fd)
+	return f.alter(in.Pid, fd, kernelVerdict(in.Valid&fuse.FATTR_KILL_SUIDGID != 0), func() unix.Errno {
+		return f.keepFileCap(n, fd, set)
+	})
 }
 
 // StatFs implements fuse.RawFileSystem.

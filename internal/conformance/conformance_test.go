@@ -104,7 +104,7 @@ func TestModes(t *testing.T) {
 func conform(t *testing.T, p plan, o idmount.Options) {
 	list := slices.Concat(KnownDifferences, sourceDifferences)
 	if o.Cache.Mode == idmount.CacheExclusive {
-		list = append(list, exclusively)
+		list = append(list, exclusively...)
 	}
 	report := NewReport(list)
 	for _, fstype := range p.sources {

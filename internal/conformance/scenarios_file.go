@@ -36,6 +36,7 @@ func fileScenarios() []*Scenario {
 	plain("read-write", one, readAndWrite)
 	plain("seek", one, seekHoles)
 	plain("seek-written", one, seekWritten)
+	plain("same-size", one, sameSize)
 	plain("late-capability", one, lateCapability)
 	plain("fallocate", one, fallocateModes)
 	plain("locks", one, locks)
@@ -232,6 +233,27 @@ func seekWritten(e *Env) {
 		n, err := unix.Seek(fd, s.from, s.whence)
 		e.Saw(fmt.Sprint("seek ", s.whence, " ", s.from), fmt.Sprint(n, " ", ErrText(err)))
 	}
+}
+
+// sameSize truncates a file to the size that it has, which on some file systems
+// leaves its times.
+func sameSize(e *Env) {
+	var st unix.Stat_t
+	e.Did("stat", unix.Stat("f", &st))
+	look := func(what string, truncate func() error) {
+		old := []unix.Timespec{{Sec: 1e9}, {Sec: 1e9}}
+		e.Did("times", unix.UtimesNanoAt(unix.AT_FDCWD, "f", old, 0))
+		e.Did(what, truncate())
+		var now unix.Stat_t
+		e.Did("stat", unix.Stat("f", &now))
+		e.Saw(what+" leaves the time", fmt.Sprint(now.Mtim == old[0]))
+	}
+	look("truncate", func() error { return unix.Truncate("f", st.Size) })
+	fd := e.Open("open", "f", unix.O_WRONLY, 0)
+	if fd < 0 {
+		return
+	}
+	look("ftruncate", func() error { return unix.Ftruncate(fd, st.Size) })
 }
 
 // lateCapability gives a file capabilities before what was written to it is on

@@ -113,6 +113,12 @@ func Chown(fd int, uid, gid uint32) unix.Errno {
 	return errno
 }
 
+// Truncate changes the size of the file of fd, which may be O_PATH, as
+// truncate(2) does.
+func Truncate(fd int, size int64) unix.Errno {
+	return toErrno(unix.Truncate(procFd(fd), size))
+}
+
 // Utimes sets the access and modification times of a file.
 func Utimes(fd int, ts *[2]unix.Timespec) unix.Errno {
 	var b procPath
