@@ -29,7 +29,8 @@ type job struct {
 }
 
 // quickJobs are those of a plain `go test`: a kernel without mount_setattr, one
-// without passthrough, and one with relay and with NFS that squashes root.
+// without passthrough, one with relay and with NFS that squashes root, and 9p,
+// which has neither handles nor passthrough.
 func quickJobs() []job {
 	const cases = 20
 	return []job{
@@ -37,6 +38,7 @@ func quickJobs() []job {
 		{"bookworm", task{Sources: []string{"tmpfs"}, Cases: cases}},
 		{"trixie", task{Sources: []string{"overlay"}, Cases: cases}},
 		{"trixie", task{Sources: []string{"nfs4-root_squash"}, Server: "root_squash", Cases: cases}},
+		{"sid", task{Sources: []string{"9p"}, Server: "9p", Cases: cases}},
 	}
 }
 
