@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/fuseconn"
 )
 
 // Protocol is what the kernel offers in its INIT request.
@@ -61,7 +63,6 @@ func newProtocol(major, minor uint32, bits uint64) *Protocol {
 const (
 	opInit         = 26
 	inHeaderSize   = 40
-	initInMinSize  = 16 // before flags2, protocol 7.36
 	outHeaderSize  = 16
 	initOutSize    = 64
 	handshakeLimit = 2 * time.Second
@@ -83,18 +84,15 @@ func handshake(ctx context.Context, dev *os.File, want uint64, depth uint32) (*P
 		return nil, fmt.Errorf("read INIT: %w", err)
 	}
 	order := binary.NativeEndian
-	if n < inHeaderSize+initInMinSize || order.Uint32(buf[4:]) != opInit {
+	init, ok := fuseconn.ParseInit(buf[:n])
+	if !ok || order.Uint32(buf[4:]) != opInit {
 		return nil, fmt.Errorf("%w: %d bytes, opcode %d", errHandshake, n, order.Uint32(buf[4:]))
 	}
 	unique := order.Uint64(buf[8:])
 	in := buf[inHeaderSize:n]
-	bits := uint64(order.Uint32(in[12:]))
-	if bits&flagInitExt != 0 && len(in) >= initInMinSize+4 {
-		bits |= uint64(order.Uint32(in[16:])) << 32
-	}
-	p := newProtocol(order.Uint32(in[0:]), order.Uint32(in[4:]), bits)
+	p := newProtocol(init.Major, init.Minor, init.Flags)
 
-	grant := (want | flagInitExt) & bits
+	grant := (want | flagInitExt) & init.Flags
 	out := make([]byte, outHeaderSize+initOutSize)
 	order.PutUint32(out[0:], uint32(len(out)))
 	order.PutUint64(out[8:], unique)

@@ -19,14 +19,8 @@ import (
 func servedTmpfs(t *testing.T) (f *FS, dir, mnt string) {
 	t.Helper()
 	testenv.RequireRoot(t)
-	unix.Umask(0)
-	testenv.PrivateMounts(t)
-	path := testenv.Dir(t)
-	testenv.Mount(t, "tmpfs", path, "mode=0755")
-	source, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	source := openTmpfs(t)
+	var err error
 	if f, err = New(source, Options{Map: idmap.Identity()}); err != nil {
 		t.Fatal(err)
 	}

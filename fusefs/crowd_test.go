@@ -48,14 +48,7 @@ const (
 )
 
 func crowd(t *testing.T, o Options) {
-	unix.Umask(0)
-	testenv.PrivateMounts(t)
-	dir := testenv.Dir(t)
-	testenv.Mount(t, "tmpfs", dir, "mode=0755")
-	source, err := os.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	source := openTmpfs(t)
 	defer source.Close()
 	before := kept()
 	f, err := New(source, o)
@@ -134,6 +127,21 @@ func kept() (out []string) {
 		}
 	}
 	return out
+}
+
+// openTmpfs opens a new tmpfs that other threads of this process do not see,
+// with the umask of a server.
+func openTmpfs(t *testing.T) *os.File {
+	t.Helper()
+	unix.Umask(0)
+	testenv.PrivateMounts(t)
+	dir := testenv.Dir(t)
+	testenv.Mount(t, "tmpfs", dir, "mode=0755")
+	source, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return source
 }
 
 // serve makes a mount of f that is nowhere, and ends when it is closed.

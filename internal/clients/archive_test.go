@@ -83,7 +83,7 @@ func furnish(s *stage, name string) {
 func checkCopy(s *stage, name, of string) {
 	s.Helper()
 	original, copied := filepath.Join(s.disk, of), filepath.Join(s.disk, name)
-	report(s, name+" and what it is a copy of", treecmp.Diff(scan(s, original), scan(s, copied), treecmp.Options{Mtime: true}))
+	treecmp.Report(s, name+" and what it is a copy of", treecmp.Diff(treecmp.MustScan(s, original), treecmp.MustScan(s, copied), treecmp.Options{Mtime: true}))
 	var st unix.Stat_t
 	if err := unix.Stat(filepath.Join(copied, "sparse"), &st); err != nil {
 		s.Fatal(err)
@@ -152,7 +152,7 @@ func TestRsync(t *testing.T) {
 			setfattr -x user.text in/xattrs
 			chown 101001:101001 in/dir/setgid`)
 		printed := s.sh(root, s.dir, rsync+"in/ copy/")
-		report(s, "copy and in", treecmp.Diff(scan(s, filepath.Join(s.disk, "in")), scan(s, filepath.Join(s.disk, "copy")), treecmp.Options{}))
+		treecmp.Report(s, "copy and in", treecmp.Diff(treecmp.MustScan(s, filepath.Join(s.disk, "in")), treecmp.MustScan(s, filepath.Join(s.disk, "copy")), treecmp.Options{}))
 		return s.outcome(printed, treecmp.Options{})
 	})
 }

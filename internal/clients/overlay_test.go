@@ -56,7 +56,7 @@ func TestOverlay(t *testing.T) {
 				if err != nil {
 					s.Error(err)
 				}
-				fresh := scan(s, merged)
+				fresh := treecmp.MustScan(s, merged)
 				testenv.Unmount(s, merged)
 				if s.Failed() {
 					s.FailNow()
@@ -64,9 +64,9 @@ func TestOverlay(t *testing.T) {
 
 				// What is kept in the layers alone.
 				overlay()
-				again := scan(s, merged)
+				again := treecmp.MustScan(s, merged)
 				testenv.Unmount(s, merged)
-				report(s, "the overlay, and mounted again", treecmp.Diff(fresh, again, treecmp.Options{Mtime: true}))
+				treecmp.Report(s, "the overlay, and mounted again", treecmp.Diff(fresh, again, treecmp.Options{Mtime: true}))
 
 				got := s.outcome(printed, treecmp.Options{
 					// File handles, of the file system below, and a random number.

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/idmount/idmount/internal/testenv"
+	"github.com/idmount/idmount/internal/treecmp"
 )
 
 // postgresScript makes a cluster, works on it, crashes it, and prints what has
@@ -48,7 +49,7 @@ func TestPostgres(t *testing.T) {
 			ln -sfn "$PWD/space" data/pg_tblspc/*
 			"$BIN/pg_checksums" --check -D data`)
 		got := outcome{printed: printed}
-		for path, e := range scan(s, s.disk) {
+		for path, e := range treecmp.MustScan(s, s.disk) {
 			if path != "." && (e.UID != below.number || e.GID != below.number) {
 				s.Errorf("%s belongs to %d:%d on disk, want %d", path, e.UID, e.GID, below.number)
 			}

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -129,8 +128,8 @@ func each(t *testing.T, kinds []kind, fstype string, m *conformance.Map, client 
 			if want.printed != got.printed {
 				t.Errorf("printed on %s:\n%s\nhere:\n%s", kinds[0].name, want.printed, got.printed)
 			}
-			report(t, "disk after "+kinds[0].name+" and here", treecmp.Diff(want.disk, got.disk, got.options))
-			report(t, "view of "+kinds[0].name+" and here", treecmp.Diff(want.view, got.view, got.options))
+			treecmp.Report(t, "disk after "+kinds[0].name+" and here", treecmp.Diff(want.disk, got.disk, got.options))
+			treecmp.Report(t, "view of "+kinds[0].name+" and here", treecmp.Diff(want.view, got.view, got.options))
 		})
 		if want == nil {
 			return // nothing to compare with
@@ -226,30 +225,7 @@ func permittedCaps() (caps []uintptr) {
 // outcome scans what a client has left.
 func (s *stage) outcome(printed string, o treecmp.Options) outcome {
 	s.Helper()
-	return outcome{printed: printed, disk: scan(s, s.disk), view: scan(s, s.dir), options: o}
-}
-
-func scan(t testing.TB, root string) treecmp.Tree {
-	t.Helper()
-	tree, err := treecmp.Scan(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tree
-}
-
-// report fails the test with the first differences.
-func report(t testing.TB, what string, differences []string) {
-	t.Helper()
-	const most = 30
-	n := len(differences)
-	if n == 0 {
-		return
-	}
-	if n > most {
-		differences = append(slices.Clone(differences[:most]), "…")
-	}
-	t.Errorf("%s: %d differences:\n\t%s", what, n, strings.Join(differences, "\n\t"))
+	return outcome{printed: printed, disk: treecmp.MustScan(s, s.disk), view: treecmp.MustScan(s, s.dir), options: o}
 }
 
 // need skips the test if a program is not installed.

@@ -68,7 +68,7 @@ func (c *Conn) readInit(path string) error {
 	}
 	c.request = buf[:n]
 	var ok bool
-	if c.Init, ok = initOf(c.request); !ok {
+	if c.Init, ok = ParseInit(c.request); !ok {
 		return &sys.Error{Op: "read", Path: path, Detail: fmt.Sprintf("INIT of %d bytes", n), Err: unix.EPROTO}
 	}
 	return nil

@@ -159,7 +159,7 @@ func answer(in, out [][]byte, body string) (int, bool) {
 
 func TestInit(t *testing.T) {
 	k := connect(t, func(in, out [][]byte) (int, bool) { return answer(in, out, "") })
-	if want := (Init{Minor: 40, Flags: 1<<30 | 1<<37}); k.conn.Init != want {
+	if want := (Init{Major: 7, Minor: 40, Flags: 1<<30 | 1<<37}); k.conn.Init != want {
 		t.Errorf("Init is %+v, want %+v", k.conn.Init, want)
 	}
 }

@@ -16,7 +16,8 @@
 //     it is EIO.
 //   - A request that blocks keeps nobody else waiting: before a thread handles
 //     one it sees to it that another waits for the next. At most maxThreads are
-//     under way at a time, requests that wait for locks not counted.
+//     under way at a time; over /dev/fuse those that wait for locks do not count,
+//     over io_uring there may be maxLockWaits of them.
 //   - An INTERRUPT that overtakes its request is kept until the request is there.
 //   - When the connection ends, all requests under way are interrupted, and Wait
 //     returns when the last of them is done.

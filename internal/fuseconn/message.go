@@ -49,22 +49,24 @@ func putError(out []byte, unique uint64, errno unix.Errno) int {
 
 // Init is what the kernel said of itself in INIT.
 type Init struct {
-	Flags uint64 // FUSE_* of the INIT flags
-	Minor uint32 // of the protocol, 7.Minor
+	Flags        uint64 // FUSE_* of the INIT flags
+	Major, Minor uint32 // of the protocol
 }
 
-// initOf reads struct fuse_init_in: major, minor, max_readahead, flags, flags2;
-// false if there is less than was ever sent.
-func initOf(in []byte) (Init, bool) {
+// ParseInit reads an INIT request, whose body is struct fuse_init_in: major,
+// minor, max_readahead, flags, flags2; false if there is less than was ever sent.
+func ParseInit(in []byte) (Init, bool) {
 	if len(in) < inHeaderSize+16 {
 		return Init{}, false
 	}
 	body := in[inHeaderSize:]
 	i := Init{
+		Major: binary.NativeEndian.Uint32(body[0:]),
 		Minor: binary.NativeEndian.Uint32(body[4:]),
 		Flags: uint64(binary.NativeEndian.Uint32(body[12:])),
 	}
-	if len(body) >= 20 {
+	const initExt = 1 << 30 // FUSE_INIT_EXT: there are flags2, protocol 7.36
+	if i.Flags&initExt != 0 && len(body) >= 20 {
 		i.Flags |= uint64(binary.NativeEndian.Uint32(body[16:])) << 32
 	}
 	return i, true

@@ -147,7 +147,7 @@ func (c *Conn) startRide(q *queue, payload int, first bool) {
 			err = c.board(t)
 			if first {
 				r.joined <- err
-			} else {
+			} else if err == nil {
 				c.nudge()
 			}
 		}

@@ -89,9 +89,9 @@ func TestDebianRoot(t *testing.T) {
 				// (overlayfs with index=off, the default).
 				options.IgnoreHardLinks = true
 			}
-			report(t, "disk after "+referenceName+" and after "+name, treecmp.Diff(reference.disk, got.disk, options))
-			report(t, "view of "+referenceName+" and of "+name, treecmp.Diff(reference.view, got.view, options))
-			report(t, "container's view of "+referenceName+" and of "+name, treecmp.Diff(reference.container, got.container, options))
+			treecmp.Report(t, "disk after "+referenceName+" and after "+name, treecmp.Diff(reference.disk, got.disk, options))
+			treecmp.Report(t, "view of "+referenceName+" and of "+name, treecmp.Diff(reference.view, got.view, options))
+			treecmp.Report(t, "container's view of "+referenceName+" and of "+name, treecmp.Diff(reference.container, got.container, options))
 		})
 	}
 }
@@ -122,44 +122,21 @@ func wantedBackends(t testing.TB) []idmount.Backend {
 // it has files open for writing, which nobody else can run then.
 func install(t *testing.T, src, dst string, alone bool) *scans {
 	// As it was unpacked: container root sees what the disk has.
-	fresh := scan(t, src)
-	report(t, "disk and container's view of the fresh root", treecmp.Diff(fresh, containerScan(t, dst), treecmp.Options{Mtime: true}))
+	fresh := treecmp.MustScan(t, src)
+	treecmp.Report(t, "disk and container's view of the fresh root", treecmp.Diff(fresh, containerScan(t, dst), treecmp.Options{Mtime: true}))
 
 	if out, err := containerShell(t, dst, installScript); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 
-	got := &scans{disk: scan(t, src), view: scan(t, dst), container: containerScan(t, dst)}
+	got := &scans{disk: treecmp.MustScan(t, src), view: treecmp.MustScan(t, dst), container: containerScan(t, dst)}
 	// The kernel gives the file capabilities of one's own root as revision 2
 	// to both, so even these agree byte by byte.
-	report(t, "disk and container's view", treecmp.Diff(got.disk, got.container, treecmp.Options{Mtime: !alone}))
+	treecmp.Report(t, "disk and container's view", treecmp.Diff(got.disk, got.container, treecmp.Options{Mtime: !alone}))
 	checkOwners(t, dst, got)
 	checkPackages(t, dst, got)
 	checkExec(t, src, dst, alone)
 	return got
-}
-
-func scan(t testing.TB, root string) treecmp.Tree {
-	t.Helper()
-	tree, err := treecmp.Scan(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tree
-}
-
-// report fails the test with the first differences.
-func report(t testing.TB, what string, differences []string) {
-	t.Helper()
-	const most = 40
-	n := len(differences)
-	if n == 0 {
-		return
-	}
-	if n > most {
-		differences = append(slices.Clone(differences[:most]), "…")
-	}
-	t.Errorf("%s: %d differences:\n\t%s", what, n, strings.Join(differences, "\n\t"))
 }
 
 // checkOwners demands that every file belongs to a user and a group of the

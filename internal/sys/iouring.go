@@ -61,7 +61,7 @@ func NewRing(entries uint32) (*Ring, error) {
 	if errno != 0 {
 		return nil, &Error{Op: "io_uring_setup", Err: errno}
 	}
-	r := &Ring{fd: int(fd), sqMask: 0}
+	r := &Ring{fd: int(fd)}
 	if p.features&ringMapSingle == 0 {
 		r.Close()
 		return nil, &Error{Op: "io_uring_setup", Err: unix.ENOSYS}
