@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -293,11 +294,17 @@ func (r *request) unmount(device uint64, logger *slog.Logger) {
 	}
 }
 
+// spareProcs is how many threads of a server usually wait at a time.
+const spareProcs = 4
+
 // becomeServer turns the process into one that serves and nothing else: the
 // callers' umasks are applied by request, and what a server never needs it
 // can't do. CAP_SYS_RESOURCE would write past quotas and reserved blocks.
 func becomeServer(logger *slog.Logger) error {
 	unix.Umask(0)
+	// A thread that waits for a request keeps its place among GOMAXPROCS while
+	// there are others; to take it away, the runtime looks every 20 µs.
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + spareProcs)
 	keep := sys.CapSet(0)
 	for _, c := range []int{
 		unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH, unix.CAP_FOWNER, unix.CAP_FSETID,

@@ -239,6 +239,7 @@ func (f *FS) start(dev *os.File) error {
 		return fmt.Errorf("fuse: serve %s: %w", f.source.Name(), err)
 	}
 	f.conn, f.kernel = conn, conn.Init
+	conn.Remote = f.remoteData || f.asCallers
 	if f.kernel.Flags&fuse.CAP_PASSTHROUGH == 0 {
 		f.passOff.Store(true)
 	}

@@ -26,6 +26,9 @@ type Handler func(in, out [][]byte) (n int, ok bool)
 type Conn struct {
 	Init Init // what the kernel can do
 
+	// Remote says, before Serve, that requests wait for others than this machine.
+	Remote bool
+
 	log     *slog.Logger
 	handler Handler
 	request []byte // INIT, until it is answered
@@ -48,7 +51,7 @@ func Open(dev *os.File, log *slog.Logger) (*Conn, error) {
 	if err != nil {
 		return nil, &sys.Error{Op: "fcntl", Path: dev.Name(), Err: err}
 	}
-	c := &Conn{log: log, fd: fd, flights: flights{all: make(map[*flight]struct{})}}
+	c := &Conn{log: log, fd: fd, flights: flights{all: make(map[*flight]struct{}), over: make(chan struct{})}}
 	if err := c.readInit(dev.Name()); err != nil {
 		c.Close()
 		return nil, err
@@ -196,9 +199,7 @@ func (c *Conn) call(in, out [][]byte) (n int) {
 // end notes that the kernel has ended the connection: nobody waits for the
 // requests that are still under way.
 func (c *Conn) end() {
-	if c.flights.ended.Load() {
-		return
-	}
+	c.unpark()
 	for _, unique := range c.flights.end() {
 		c.interrupt(unique)
 	}

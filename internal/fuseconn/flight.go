@@ -19,7 +19,8 @@ type flight struct {
 type flights struct {
 	mu    sync.Mutex
 	all   map[*flight]struct{}
-	ended atomic.Bool // the kernel takes no answers any more
+	ended atomic.Bool   // the kernel takes no answers any more
+	over  chan struct{} // closed then
 }
 
 func (f *flights) add(w *flight) {
@@ -37,9 +38,12 @@ func (f *flights) remove(w *flight) {
 // end returns the requests that are under way when the connection ends. One that
 // begins after that sees ended.
 func (f *flights) end() (under []uint64) {
-	f.ended.Store(true)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.ended.Swap(true) {
+		return nil
+	}
+	close(f.over)
 	for w := range f.all {
 		if unique := w.unique.Load(); unique != 0 {
 			under = append(under, unique)

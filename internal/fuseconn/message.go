@@ -13,6 +13,8 @@ const (
 	minReadBuffer = 8192
 
 	opForget      = 2
+	opRelease     = 18
+	opReleaseDir  = 29
 	opSetlkw      = 33
 	opInterrupt   = 36
 	opIoctl       = 39
@@ -37,6 +39,12 @@ func expectsAnswer(opcode uint32) bool {
 		return false
 	}
 	return true
+}
+
+// callerWaits reports whether a program waits for the answer, or for the kernel
+// to send the message.
+func callerWaits(opcode uint32) bool {
+	return expectsAnswer(opcode) && opcode != opRelease && opcode != opReleaseDir
 }
 
 // putError writes an answer that is an errno.

@@ -34,6 +34,8 @@ type readers struct {
 	surplus atomic.Int32 // may leave
 	total   atomic.Int32
 	failed  atomic.Bool // a thread could not be had, and that was said
+
+	solo solo
 }
 
 // channel is a descriptor of the connection that is read by one thread. What is
@@ -48,6 +50,7 @@ type channel struct {
 type reader struct {
 	flight
 	channel
+	turn
 	mem  []byte
 	room int // for the data of a message
 }
@@ -61,6 +64,9 @@ func (c *Conn) startReaders() error {
 		}
 	}
 	c.readers.least.Store(spareThreads)
+	if !c.Remote {
+		c.startSolo()
+	}
 	return nil
 }
 
@@ -131,7 +137,7 @@ func (c *Conn) run(r *reader) {
 	in, out := make([][]byte, 1), make([][]byte, 1)
 	for {
 		n, errno := read(r.fd, r.in())
-		c.took(errno == 0)
+		c.took(r, n)
 		if errno != 0 {
 			if errno != unix.ENODEV && errno != unix.ECONNABORTED {
 				c.log.Error("read /dev/fuse", "cause", errno)
@@ -142,15 +148,20 @@ func (c *Conn) run(r *reader) {
 		switch {
 		case n < inHeaderSize:
 			c.log.Error("read /dev/fuse: a message without a header", "bytes", n)
+			c.readers.solo.end(&r.turn)
 		case opcodeOf(r.in()) == opSetlkw:
 			c.handleAside(r, r.in()[:n])
+			c.readers.solo.end(&r.turn)
 		default:
 			in[0], out[0] = r.in()[:n], r.out(n)
-			if m := c.handle(&r.flight, in, out); m > 0 {
+			m := c.handle(&r.flight, in, out)
+			// Before the answer: its caller may ask for the next thing at once.
+			c.readers.solo.end(&r.turn)
+			if m > 0 {
 				c.write(r.fd, out[0][:m])
 			}
 		}
-		if !c.readers.waitAgain() {
+		if !c.waitAgain() {
 			return
 		}
 	}
@@ -173,9 +184,10 @@ func (c *Conn) handleAside(r *reader, message []byte) {
 	})
 }
 
-// took is called by a thread that waits no longer. If nobody does, and there is
-// a request to handle, another has to before that may block.
-func (c *Conn) took(request bool) {
+// took is called by a thread that waits no longer, with the length of what it
+// has read. If nobody waits, and there is a request to handle, another has to
+// before that may block.
+func (c *Conn) took(r *reader, size int) {
 	rs := &c.readers
 	n := rs.waiting.Add(-1)
 	for {
@@ -184,7 +196,11 @@ func (c *Conn) took(request bool) {
 			break
 		}
 	}
-	if !request || n > 0 || rs.total.Load() >= maxThreads || !rs.waiting.CompareAndSwap(0, 1) {
+	if size == 0 {
+		return
+	}
+	rs.solo.begin(&r.turn, r.in()[:size])
+	if c.isSolo(r) || n > 0 || rs.total.Load() >= maxThreads || !rs.waiting.CompareAndSwap(0, 1) {
 		return
 	}
 	if err := c.startReader(); err != nil {
@@ -197,7 +213,12 @@ func (c *Conn) took(request bool) {
 
 // waitAgain has the caller wait for the next request, or says false to one that
 // was not needed of late.
-func (rs *readers) waitAgain() bool {
+func (c *Conn) waitAgain() bool {
+	rs := &c.readers
+	if rs.solo.on.Load() && rs.waiting.Load() > 0 {
+		return c.park()
+	}
+	rs.solo.pause()
 	if rs.handled.Add(1)%patience == 0 {
 		rs.surplus.Store(rs.least.Swap(rs.waiting.Load()) - (spareThreads - 1))
 	}
