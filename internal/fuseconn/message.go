@@ -14,12 +14,17 @@ const (
 
 	opForget      = 2
 	opRelease     = 18
+	opFsync       = 20
 	opReleaseDir  = 29
+	opFsyncDir    = 30
 	opSetlkw      = 33
 	opInterrupt   = 36
 	opIoctl       = 39
 	opNotifyReply = 41
 	opBatchForget = 42
+	opFallocate   = 43
+	opCopyRange   = 47
+	opSyncfs      = 50
 )
 
 func opcodeOf(in []byte) uint32 { return binary.NativeEndian.Uint32(in[4:]) }
@@ -45,6 +50,16 @@ func expectsAnswer(opcode uint32) bool {
 // to send the message.
 func callerWaits(opcode uint32) bool {
 	return expectsAnswer(opcode) && opcode != opRelease && opcode != opReleaseDir
+}
+
+// mayTakeLong reports whether a request does so on a disk as well: it writes to
+// it, or moves any amount of data.
+func mayTakeLong(opcode uint32) bool {
+	switch opcode {
+	case opFsync, opFsyncDir, opFallocate, opCopyRange, opSyncfs:
+		return true
+	}
+	return false
 }
 
 // putError writes an answer that is an errno.

@@ -22,8 +22,8 @@ import (
 const (
 	soloStreak = 32                   // requests one at a time before solo begins
 	soloMost   = 4096                 // the same after requests have taken long again and again
-	soloLook   = 2 * time.Millisecond // from one look to the next
-	soloIdle   = 10                   // looks without a request before solo ends
+	soloLook   = 5 * time.Millisecond // from one look to the next, which costs some 0.3
+	soloIdle   = 4                    // looks without a request before solo ends
 	soloSample = 8                    // every how many requests it is asked whether another waits
 	soloCrowd  = 4                    // times in a row that it did before solo ends
 )
@@ -95,7 +95,7 @@ func (c *Conn) isSolo(r *reader) bool {
 		return false
 	case r.aside:
 		return true
-	case r.alone && !r.crowded():
+	case r.alone && !mayTakeLong(opcodeOf(r.in())) && !r.crowded():
 		return true
 	}
 	c.endSolo()

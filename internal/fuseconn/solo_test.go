@@ -33,7 +33,7 @@ func (k *kernel) waitFor(what string, ok func() bool) {
 // TestSoloBlocks: a request that takes long keeps nobody waiting, not even if it
 // is another that it waits for.
 func TestSoloBlocks(t *testing.T) {
-	const blocks, releases = 50, 51
+	const blocks, releases = 60, 61
 	release := make(chan struct{}, 1)
 	k := connect(t, func(in, out [][]byte) (int, bool) {
 		switch opcodeOf(in[0]) {
@@ -75,8 +75,8 @@ func TestSoloCrowd(t *testing.T) {
 		defer inside.Add(-1)
 		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
 		}
-		if opcodeOf(in[0]) == 50 {
-			time.Sleep(soloLook / 20)
+		if opcodeOf(in[0]) == 60 {
+			time.Sleep(soloLook / 50)
 		}
 		return answer(in, out, "")
 	})
@@ -84,7 +84,7 @@ func TestSoloCrowd(t *testing.T) {
 	most.Store(0)
 	const requests = 400
 	for i := range requests {
-		k.send(50, uint64(1000+i), nil)
+		k.send(60, uint64(1000+i), nil)
 	}
 	for range requests {
 		k.receive()
