@@ -19,6 +19,10 @@ const (
 	// pay for that itself.
 	watchPause = time.Millisecond
 
+	// ownPause is the same after changes that this server has made itself: it
+	// makes many at a time, and to look at them again and again would slow it down.
+	ownPause = 5 * time.Millisecond
+
 	// watchTries is how often, with pauses that double, the kernel is told of a
 	// change to a node that it does not know yet: our answer to its look-up may
 	// still be on the way.
@@ -187,7 +191,13 @@ func (w *watch) close() {
 func (w *watch) read() {
 	defer w.running.Done()
 	for {
-		err := w.changes.Read(w.changed)
+		pause := ownPause
+		err := w.changes.Read(func(c *sys.Change) {
+			if c.Pid != w.self {
+				pause = watchPause
+				w.changed(c)
+			}
+		})
 		if errors.Is(err, os.ErrClosed) {
 			return
 		}
@@ -197,21 +207,18 @@ func (w *watch) read() {
 			w.lost()
 		}
 		select {
-		case <-time.After(watchPause):
+		case <-time.After(pause):
 		case <-w.stop:
 			return
 		}
 	}
 }
 
-// changed deals with one event.
+// changed deals with an event that others have caused.
 func (w *watch) changed(c *sys.Change) {
 	if c.Mask&unix.FAN_Q_OVERFLOW != 0 {
 		w.fs.log.Info("too many changes at once, all that is cached is forgotten", "source", w.fs.source.Name())
 		w.lost()
-		return
-	}
-	if c.Pid == w.self {
 		return
 	}
 	w.mu.RLock()
