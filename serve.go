@@ -299,7 +299,7 @@ const spareProcs = 4
 
 // becomeServer turns the process into one that serves and nothing else: the
 // callers' umasks are applied by request, and what a server never needs it
-// can't do. CAP_SYS_RESOURCE would write past quotas and reserved blocks.
+// can't do.
 func becomeServer(logger *slog.Logger) error {
 	unix.Umask(0)
 	// A thread that waits for a request keeps its place among GOMAXPROCS while
@@ -310,11 +310,13 @@ func becomeServer(logger *slog.Logger) error {
 		unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH, unix.CAP_FOWNER, unix.CAP_FSETID,
 		unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_SETFCAP, unix.CAP_MKNOD, unix.CAP_LINUX_IMMUTABLE,
 		unix.CAP_LEASE, unix.CAP_SYS_ADMIN, unix.CAP_MAC_ADMIN, unix.CAP_MAC_OVERRIDE, unix.CAP_SYS_PTRACE,
+		unix.CAP_SYS_RESOURCE,
 	} {
 		keep |= 1 << c
 	}
-	// CAP_FSETID would keep S_ISUID on a file whose data somebody changes.
-	err := sys.KeepProcessCaps(keep, 1<<unix.CAP_FSETID)
+	// CAP_FSETID would keep S_ISUID on a file whose data somebody changes, and
+	// CAP_SYS_RESOURCE write past quotas and into reserved blocks.
+	err := sys.KeepProcessCaps(keep, 1<<unix.CAP_FSETID|1<<unix.CAP_SYS_RESOURCE)
 	if errors.Is(err, unix.ENOTSUP) {
 		// Threads of C's making are out of Go's reach.
 		logger.Warn("a program with cgo keeps the capabilities that the server does not need")

@@ -165,10 +165,11 @@ func (b *backings) close() {
 // What is written through it is written with the rights of the thread that
 // registers it: without CAP_FSETID the source clears S_ISUID and S_ISGID, as it
 // has to for most writers. A file that has them already is left to this server,
-// which knows who may keep them.
+// which knows who may keep them. Nor do they have root's claims to space: one
+// passthrough file serves all who have the file open.
 func (f *FS) register(fd int) int32 {
 	var id int32
-	errno := f.withSetID(false, func() (errno unix.Errno) {
+	errno := f.writer().Run(f.base, f.permitted, func() (errno unix.Errno) {
 		id, errno = f.conn.RegisterBacking(fd)
 		return errno
 	})

@@ -11,6 +11,7 @@ import (
 type creator struct {
 	creds sys.Creds
 	mode  uint32
+	pid   uint32
 }
 
 // creator translates the caller and settles the mode of a new file in dir.
@@ -24,6 +25,7 @@ func (f *FS) creator(h *fuse.InHeader, dirfd int, mode, umask uint32) (creator, 
 	c := creator{
 		creds: sys.Creds{FsUID: uid, FsGID: gid, Caps: f.base.Caps},
 		mode:  mode,
+		pid:   h.Pid,
 	}
 	if mode&unix.S_ISGID != 0 {
 		c.creds.Caps = f.caps // the kernel has decided that it stays
@@ -48,6 +50,16 @@ func (f *FS) as(c creator, fn func() unix.Errno) unix.Errno {
 	if f.asCallers {
 		return fn() // the thread has the ids already, and groups as well
 	}
+	errno := c.creds.Run(f.base, f.permitted, fn)
+	if !noSpace(errno) || f.remoteData {
+		return errno
+	}
+	caller := subjectOf(c.pid)
+	above := f.aboveQuota(&caller)
+	if above == 0 {
+		return errno
+	}
+	c.creds.Caps |= above
 	return c.creds.Run(f.base, f.permitted, fn)
 }
 

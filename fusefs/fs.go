@@ -73,13 +73,14 @@ type FS struct {
 	caps, permitted sys.CapSet
 	base            sys.Creds
 
-	conn       *fuseconn.Conn
-	kernel     fuseconn.Init
-	keepDirs   bool // the kernel caches directories, without opening them
-	depth      int  // stack depth for passthrough
-	passOff    atomic.Bool
-	remoteData bool // close(2) can report errors of earlier writes
-	suspicion  suspicion
+	conn        *fuseconn.Conn
+	kernel      fuseconn.Init
+	keepDirs    bool // the kernel caches directories, without opening them
+	depth       int  // stack depth for passthrough
+	canBeNobody bool // see writer
+	passOff     atomic.Bool
+	remoteData  bool // close(2) can report errors of earlier writes
+	suspicion   suspicion
 }
 
 // New prepares a file system that shows the directory source. The descriptor
@@ -114,7 +115,7 @@ func New(source *os.File, o Options) (*FS, error) {
 		source:        source,
 		devices:       devices{tags: make(map[uint64]uint16)},
 		cache:         o.Cache,
-		caps:          effective | permitted&(1<<unix.CAP_FSETID),
+		caps:          effective.Without(unix.CAP_SYS_RESOURCE) | permitted&(1<<unix.CAP_FSETID),
 		permitted:     permitted,
 		base:          sys.Creds{FsUID: uint32(os.Geteuid()), FsGID: uint32(os.Getegid()), Caps: effective},
 	}
@@ -140,6 +141,7 @@ func New(source *os.File, o Options) (*FS, error) {
 	if f.depth == 0 {
 		f.passOff.Store(true)
 	}
+	f.canBeNobody = f.canBecome(nobody)
 	if o.AsCallers || f.remoteData {
 		groups, err := os.Getgroups()
 		if err != nil {

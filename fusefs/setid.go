@@ -30,24 +30,28 @@ func kernelVerdict(kill bool) verdict {
 }
 
 // alter runs a call that changes data or owners of the file of fd, so that the
-// source treats S_ISUID and S_ISGID as it would for the caller.
+// source treats S_ISUID and S_ISGID, and what space is left, as it would for the
+// caller.
 func (f *FS) alter(pid uint32, fd int, v verdict, call func() unix.Errno) unix.Errno {
 	var st unix.Stat_t
 	if errno := sys.Stat(fd, &st); errno != 0 {
 		return errno
 	}
+	w := f.writer()
 	if !hasSetID(st.Mode) {
-		return call()
+		return f.spend(w, pid, call)
 	}
+	w.Caps = w.Caps.Without(unix.CAP_FSETID)
 	if v == mayKeep {
-		return f.withSetID(true, call)
+		w.Caps |= 1 << unix.CAP_FSETID
+		return f.spend(w, pid, call)
 	}
 	caller := subjectOf(pid)
 	member := f.mayKeepGroup(&caller, &st)
-	if v == askCaller && caller.capable(unix.CAP_FSETID) || v == askOfChown && member {
-		return f.withSetID(true, call)
-	}
-	if f.remoteData && !f.asCallers {
+	switch {
+	case v == askCaller && caller.capable(unix.CAP_FSETID) || v == askOfChown && member:
+		w.Caps |= 1 << unix.CAP_FSETID
+	case f.remoteData && !f.asCallers:
 		// Its server takes ours for root, who may keep the bits, whatever
 		// capabilities the thread has.
 		errno := call()
@@ -55,8 +59,10 @@ func (f *FS) alter(pid uint32, fd int, v verdict, call func() unix.Errno) unix.E
 			return errno
 		}
 		return sys.Chmod(fd, st.Mode&07777&^lostBits(st.Mode, member))
+	case !f.asCallers:
+		w.FsGID = strangersGroup(&st, member)
 	}
-	return f.asStranger(&st, member, call)
+	return f.spend(w, pid, call)
 }
 
 // lostBits are those that a change takes from a mode.
@@ -130,13 +136,17 @@ func (f *FS) asStranger(st *unix.Stat_t, member bool, call func() unix.Errno) un
 	if f.asCallers {
 		return f.withSetID(false, call)
 	}
-	group := st.Gid
-	if !member {
-		group = nobody
-		if st.Gid == group {
-			group--
-		}
-	}
-	c := sys.Creds{FsUID: f.base.FsUID, FsGID: group, Caps: f.caps.Without(unix.CAP_FSETID)}
+	c := sys.Creds{FsUID: f.base.FsUID, FsGID: strangersGroup(st, member), Caps: f.caps.Without(unix.CAP_FSETID)}
 	return c.Run(f.base, f.permitted, call)
+}
+
+// strangersGroup is that of the file, or another one.
+func strangersGroup(st *unix.Stat_t, member bool) uint32 {
+	switch {
+	case member:
+		return st.Gid
+	case st.Gid == nobody:
+		return nobody - 1
+	}
+	return nobody
 }

@@ -127,7 +127,7 @@ func (f *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, value
 	if name == xattrAccessACL {
 		return fuse.Status(f.withSetID(true, set)) // S_ISGID stays
 	}
-	return fuse.Status(f.changeXattr(n, name, set))
+	return fuse.Status(f.changeXattr(n, name, func() unix.Errno { return f.spend(f.writer(), in.Pid, set) }))
 }
 
 // RemoveXAttr implements fuse.RawFileSystem.
@@ -141,7 +141,22 @@ func (f *FS) RemoveXAttr(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.
 	}
 	defer u.done()
 	defer f.watch.disturb(n)
-	return fuse.Status(f.changeXattr(n, name, func() unix.Errno { return sys.RemoveXattr(u.fd, name) }))
+	remove := func() unix.Errno { return sys.RemoveXattr(u.fd, name) }
+	if name == xattrAccessACL {
+		// On tmpfs this clears S_ISGID as setting one does, and no flag says for whom.
+		var st unix.Stat_t
+		if errno := sys.Stat(u.fd, &st); errno != 0 {
+			return fuse.Status(errno)
+		}
+		if st.Mode&unix.S_ISGID != 0 {
+			caller := subjectOf(h.Pid)
+			if f.mayKeepGroup(&caller, &st) {
+				return fuse.Status(f.withSetID(true, remove))
+			}
+			return fuse.Status(f.asStranger(&st, false, remove))
+		}
+	}
+	return fuse.Status(f.changeXattr(n, name, remove))
 }
 
 // ListXAttr implements fuse.RawFileSystem. The file system below shows trusted

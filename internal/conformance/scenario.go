@@ -125,7 +125,7 @@ var Scenarios = func() []*Scenario {
 	for _, group := range [][]*Scenario{
 		createScenarios(), accessScenarios(), metaScenarios(), chownScenarios(), nameScenarios(),
 		killScenarios(), capabilityScenarios(), xattrScenarios(), aclScenarios(), fileScenarios(),
-		useScenarios(),
+		useScenarios(), rareScenarios(),
 	} {
 		all = append(all, group...)
 	}

@@ -89,11 +89,19 @@ func closeSlot(s *session, st *Step) string {
 	return did(err)
 }
 
-// link gives an open file a name if Path is empty.
+// link gives an open file a name if Path is empty. If that has just lost its
+// set-id bits, the kernel may learn it only when it asks for its attributes, and
+// refuse; and it asks again if somebody has changed the file meanwhile.
 func link(s *session, st *Step) string {
 	if st.Path == "" {
 		from := "/proc/self/fd/" + strconv.Itoa(s.fd(st.Slot))
-		return did(unix.Linkat(unix.AT_FDCWD, from, unix.AT_FDCWD, s.path(st.To), unix.AT_SYMLINK_FOLLOW))
+		var err error = unix.EPERM
+		for try := 0; err == unix.EPERM && try < 3; try++ {
+			var node unix.Stat_t
+			_ = unix.Fstat(s.fd(st.Slot), &node)
+			err = unix.Linkat(unix.AT_FDCWD, from, unix.AT_FDCWD, s.path(st.To), unix.AT_SYMLINK_FOLLOW)
+		}
+		return did(err)
 	}
 	return did(unix.Linkat(unix.AT_FDCWD, s.path(st.Path), unix.AT_FDCWD, s.path(st.To), st.Flags))
 }

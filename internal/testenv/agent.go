@@ -18,8 +18,9 @@ import (
 const agentEnv = "IDMOUNT_TESTENV_AGENT"
 
 // callTimeout is for one call of an agent. One that takes longer hangs, most
-// likely in a FUSE mount whose server does not answer.
-const callTimeout = 20 * time.Second
+// likely in a FUSE mount whose server does not answer. A machine that stands still for half
+// a minute, as virtual ones do while they are copied, is no such case.
+const callTimeout = time.Minute
 
 // AllCaps is every capability that the process may have.
 const AllCaps = ^uint64(0)

@@ -20,6 +20,9 @@ var imageSizes = map[string]int64{
 	"ext4":  128 << 20,
 	"xfs":   320 << 20,
 	"btrfs": 256 << 20,
+
+	"ext4-reserve": 24 << 20,
+	"ext4-quota":   24 << 20,
 }
 
 var mkfs = map[string][]string{
@@ -28,6 +31,27 @@ var mkfs = map[string][]string{
 	"ext4":  {"mkfs.ext4", "-q", "-F", "-m", "0"},
 	"xfs":   {"mkfs.xfs", "-q", "-f"},
 	"btrfs": {"mkfs.btrfs", "-q", "-f"},
+
+	"ext4-reserve": {"mkfs.ext4", "-q", "-F", "-m", "25", "-O", "^has_journal"},
+	"ext4-quota":   {"mkfs.ext4", "-q", "-F", "-m", "25", "-O", "^has_journal,quota", "-E", "quotatype=usrquota"},
+}
+
+// Limited returns the path of a small ext4 as Source does, a quarter of which is
+// reserved for root. With quota, there is one for each user.
+func Limited(t testing.TB, quota bool) string {
+	t.Helper()
+	RequireRoot(t)
+	dir, kind, opts := Dir(t), "ext4-reserve", "loop"
+	if quota {
+		kind, opts = "ext4-quota", "loop,usrquota"
+	}
+	if err := mountImage(t, "ext4", kind, opts, dir); err != nil {
+		if quota {
+			Skip(t, NeedKernel, err.Error())
+		}
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // Sources are the names that Source knows.
@@ -46,7 +70,7 @@ func Source(t testing.TB, fstype string) string {
 	case "tmpfs", "ramfs":
 		err = mountAt(t, "test", dir, fstype, "mode=0755")
 	case "ext2", "ext3", "ext4", "xfs", "btrfs":
-		err = mountImage(t, fstype, dir)
+		err = mountImage(t, fstype, fstype, "loop", dir)
 	case "overlay", "overlay-nfs_export":
 		layers := Source(t, "tmpfs")
 		for _, name := range []string{"lower", "upper", "work"} {
@@ -101,23 +125,24 @@ func mountAt(t testing.TB, source, target, fstype, opts string) error {
 	return nil
 }
 
-func mountImage(t testing.TB, fstype, target string) error {
+// mountImage mounts a new image of one of the kinds that mkfs has.
+func mountImage(t testing.TB, fstype, kind, opts, target string) error {
 	image := filepath.Join(t.TempDir(), fstype+".img")
 	f, err := os.Create(image)
 	if err != nil {
 		return err
 	}
-	err = f.Truncate(imageSizes[fstype])
+	err = f.Truncate(imageSizes[kind])
 	f.Close()
 	if err != nil {
 		return err
 	}
-	cmd := append(slices.Clone(mkfs[fstype]), image)
+	cmd := append(slices.Clone(mkfs[kind]), image)
 	if err := run(t, cmd[0], cmd[1:]...); err != nil {
 		return err
 	}
 	// mount(8) sets the device up as autoclear: it goes with the mount.
-	if err := run(t, "mount", "-t", fstype, "-o", "loop", image, target); err != nil {
+	if err := run(t, "mount", "-t", fstype, "-o", opts, image, target); err != nil {
 		return err
 	}
 	t.Cleanup(func() { Unmount(t, target) })
