@@ -114,12 +114,26 @@ func copiedUp(fd int, st *unix.Stat_t) bool {
 	return errno == 0
 }
 
+// threadCaps are those that a thread has in a request.
+func (f *FS) threadCaps() sys.CapSet {
+	if f.asCallers {
+		return f.caps
+	}
+	return f.base.Caps
+}
+
+// withoutCap runs a call without a capability.
+func (f *FS) withoutCap(capability int, call func() unix.Errno) unix.Errno {
+	base := f.threadCaps()
+	if !base.Has(capability) {
+		return call()
+	}
+	return sys.RunWithCaps(base.Without(capability), base, f.permitted, call)
+}
+
 // withSetID runs a call with CAP_FSETID or without.
 func (f *FS) withSetID(privileged bool, call func() unix.Errno) unix.Errno {
-	base := f.base.Caps
-	if f.asCallers {
-		base = f.caps
-	}
+	base := f.threadCaps()
 	if base.Has(unix.CAP_FSETID) == privileged {
 		return call()
 	}

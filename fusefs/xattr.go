@@ -159,34 +159,35 @@ func (f *FS) RemoveXAttr(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.
 	return fuse.Status(f.changeXattr(n, name, remove))
 }
 
-// ListXAttr implements fuse.RawFileSystem. The file system below shows trusted
-// names to whoever has CAP_SYS_ADMIN, as this server does, so they are hidden
-// here from other callers than uid 0. With relay the kernel does not say who
-// the caller is.
+// ListXAttr implements fuse.RawFileSystem. File systems show trusted.* to who
+// has CAP_SYS_ADMIN, as this server has, or to everybody: if there are such names,
+// the source is asked as one with the caller's right.
 func (f *FS) ListXAttr(_ <-chan struct{}, h *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
 	_, u := f.pathOf(h.NodeId)
 	if u.errno != 0 {
 		return 0, fuse.Status(u.errno)
 	}
 	defer u.done()
-	raw := make([]byte, 1024)
-	n, errno := sys.ListXattr(u.fd, raw)
-	if errno == unix.ERANGE {
-		raw = make([]byte, maxXattr)
-		n, errno = sys.ListXattr(u.fd, raw)
+	raw, errno := listXattrs(u.fd)
+	if errno == 0 && hasTrusted(raw) {
+		caller := subjectOf(h.Pid)
+		if !caller.capable(unix.CAP_SYS_ADMIN) {
+			errno = f.withoutCap(unix.CAP_SYS_ADMIN, func() (errno unix.Errno) {
+				raw, errno = listXattrs(u.fd)
+				return errno
+			})
+		}
 	}
 	if errno != 0 {
 		return 0, fuse.Status(errno)
 	}
-	hideTrusted := !f.own.relay && h.Uid != 0
 	shown := raw[:0]
-	for rest := raw[:n]; len(rest) > 0; {
+	for rest := raw; len(rest) > 0; {
 		end := bytes.IndexByte(rest, 0) + 1
 		if end == 0 {
 			end = len(rest)
 		}
-		name := strings.TrimSuffix(string(rest[:end]), "\x00")
-		if carried(name) && !(hideTrusted && strings.HasPrefix(name, "trusted.")) {
+		if carried(strings.TrimSuffix(string(rest[:end]), "\x00")) {
 			shown = append(shown, rest[:end]...)
 		}
 		rest = rest[end:]
@@ -198,4 +199,23 @@ func (f *FS) ListXAttr(_ <-chan struct{}, h *fuse.InHeader, dest []byte) (uint32
 		return uint32(len(shown)), fuse.ERANGE
 	}
 	return uint32(copy(dest, shown)), fuse.OK
+}
+
+func listXattrs(fd int) ([]byte, unix.Errno) {
+	raw := make([]byte, 1024)
+	n, errno := sys.ListXattr(fd, raw)
+	if errno == unix.ERANGE {
+		raw = make([]byte, maxXattr)
+		n, errno = sys.ListXattr(fd, raw)
+	}
+	if errno != 0 {
+		return nil, errno
+	}
+	return raw[:n], 0
+}
+
+// hasTrusted reports whether a list has a name in trusted.*.
+func hasTrusted(list []byte) bool {
+	const space = "trusted."
+	return bytes.HasPrefix(list, []byte(space)) || bytes.Contains(list, []byte("\x00"+space))
 }

@@ -7,9 +7,6 @@ import (
 	"strings"
 )
 
-// capableNonRoots are the callers whose capabilities the server does not see.
-const capableNonRoots = "MR|MR-B"
-
 // exclusively is what the exclusive cache adds.
 var exclusively = []Known{
 	{
@@ -37,33 +34,6 @@ var KnownDifferences = []Known{
 	{
 		Reason:  "an ACL with the stand-in, set back by who may not set it, meets the ownership check first",
 		Backend: "translate", Scenario: "acl-set/.*", Key: "op set back", Want: "EINVAL", Got: "EPERM",
-	},
-	{
-		Reason:  "the caller's capabilities are unknown to the server, which shows trusted.* to everybody",
-		Backend: "relay", Key: "op list.*|caller sees .* xattrs",
-		Equal: sameButTrusted,
-	},
-	{
-		Reason:  "a trusted.* attribute that is listed to who may not read it",
-		Backend: "relay", Key: `caller sees .* xattr trusted\..*`, Want: `\(absent\)`, Got: "ENODATA",
-	},
-	{
-		Reason:  "the caller's capabilities are unknown to the server, which lists trusted.* for uid 0 only",
-		Backend: "translate", Caller: capableNonRoots, Key: "op list.*|caller sees .* xattrs",
-		Equal: sameButTrusted,
-	},
-	{
-		Reason:  "a trusted.* attribute that is not listed to a capable user",
-		Backend: "translate", Caller: capableNonRoots,
-		Key: `caller sees .* xattr trusted\..*`, Got: `\(absent\)`,
-	},
-	{
-		Reason:  "btrfs lists trusted.* to everybody; the server lists it as the other file systems do",
-		Backend: "translate", Source: "btrfs", Key: "op list.*|caller sees .* xattrs", Equal: sameButTrusted,
-	},
-	{
-		Reason:  "a trusted.* attribute that only btrfs lists to who may not read it",
-		Backend: "translate", Source: "btrfs", Key: `caller sees .* xattr trusted\..*`, Got: `\(absent\)`,
 	},
 	{
 		Reason:  "the kernel removes file capabilities before the server refuses to chown to an unmapped id",
@@ -191,22 +161,4 @@ func sameButSetIDs(want, got string) bool {
 	_, restW, _ := strings.Cut(want, " ")
 	_, restG, _ := strings.Cut(got, " ")
 	return g|0o6000 == w|0o6000 && g&^w == 0 && restW == restG
-}
-
-// sameButTrusted compares lists of xattrs, or their sizes, by all but the
-// names that begin with trusted.
-func sameButTrusted(want, got string) bool {
-	if strings.HasSuffix(want, " ok") && strings.HasSuffix(got, " ok") {
-		return true // sizes: the lists themselves are compared as well
-	}
-	strip := func(list string) string {
-		var names []string
-		for _, n := range strings.Fields(list) {
-			if !strings.HasPrefix(n, "trusted.") {
-				names = append(names, n)
-			}
-		}
-		return strings.Join(names, " ")
-	}
-	return strip(want) == strip(got)
 }

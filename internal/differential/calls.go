@@ -283,7 +283,7 @@ func listxattr(s *session, st *Step) string {
 	if err != nil {
 		return did(err)
 	}
-	return "ok " + strings.Join(listed(attrNames(s.buf[:n])), " ")
+	return "ok " + strings.Join(attrNames(s.buf[:n]), " ")
 }
 
 func attrNames(b []byte) []string {

@@ -38,18 +38,6 @@ func shown(name, value string) string {
 	return value
 }
 
-// listed is the mask of a list of attributes: the server does not know the
-// caller's capabilities, and shows trusted.* to everybody or to uid 0 alone.
-func listed(names []string) []string {
-	var out []string
-	for _, n := range names {
-		if !strings.HasPrefix(n, "trusted.") {
-			out = append(out, n)
-		}
-	}
-	return out
-}
-
 // tidy takes away, on disk, states that a backend leaves as they are or comes
 // to by another way. path is where the step was made; it may be a link.
 func tidy(dirfd int, s *Step, result, path string) {
