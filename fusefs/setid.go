@@ -58,7 +58,8 @@ func (f *FS) alter(pid uint32, fd int, v verdict, call func() unix.Errno) unix.E
 		if errno != 0 {
 			return errno
 		}
-		return sys.Chmod(fd, st.Mode&07777&^lostBits(st.Mode, member))
+		left := st.Mode & 07777 &^ lostBits(st.Mode, member)
+		return f.withSetID(true, func() unix.Errno { return sys.Chmod(fd, left) })
 	case !f.asCallers:
 		w.FsGID = strangersGroup(&st, member)
 	}

@@ -278,12 +278,7 @@ func playLocks(t *testing.T, script, mnt, source string) []string {
 		case mode == '&':
 			a.pending = make(chan string, 1)
 			go func() { a.pending <- call(a, words) }()
-			select {
-			case got := <-a.pending:
-				result = "at once: " + got
-			case <-time.After(50 * time.Millisecond):
-				result = "waits"
-			}
+			result = waiting(a.pid, a.tid, a.pending)
 		case mode == '~':
 			for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
 				if result = call(a, words); result != "EAGAIN" || time.Now().After(end) {
@@ -296,6 +291,32 @@ func playLocks(t *testing.T, script, mnt, source string) []string {
 		log = append(log, strings.TrimSpace(line)+": "+result)
 	}
 	return log
+}
+
+// waiting is what comes of a call that may wait: its result, or "waits" once its
+// thread has been in fcntl(2) or flock(2) for a while. Before that, a signal would
+// end no call.
+func waiting(pid, tid int, pending chan string) string {
+	file := fmt.Sprintf("/proc/%d/task/%d/syscall", pid, tid)
+	inside := 0
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+		select {
+		case got := <-pending:
+			return "at once: " + got
+		case <-time.After(10 * time.Millisecond):
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return err.Error()
+		}
+		nr, _, _ := strings.Cut(string(text), " ")
+		if nr != strconv.Itoa(unix.SYS_FCNTL) && nr != strconv.Itoa(unix.SYS_FLOCK) {
+			inside = 0
+		} else if inside++; inside == 5 {
+			return "waits"
+		}
+	}
+	return "never came to wait"
 }
 
 func zombie(pid int) bool {
