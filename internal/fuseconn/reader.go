@@ -64,7 +64,7 @@ func (c *Conn) startReaders() error {
 		}
 	}
 	c.readers.least.Store(spareThreads)
-	if !c.Remote {
+	if !c.Remote && c.rings == nil { // with rings, hardly anything comes this way
 		c.startSolo()
 	}
 	return nil
