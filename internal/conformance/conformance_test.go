@@ -106,6 +106,9 @@ func conform(t *testing.T, p plan, o idmount.Options) {
 	if o.Cache.Mode == idmount.CacheExclusive {
 		list = append(list, exclusively...)
 	}
+	if o.NoPassthrough {
+		list = append(list, byRequests...)
+	}
 	report := NewReport(list)
 	for _, fstype := range p.sources {
 		t.Run(fstype, func(t *testing.T) {
