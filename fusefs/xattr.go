@@ -161,17 +161,21 @@ func (f *FS) RemoveXAttr(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.
 
 // ListXAttr implements fuse.RawFileSystem. File systems show trusted.* to who
 // has CAP_SYS_ADMIN, as this server has, or to everybody: if there are such names,
-// the source is asked as one with the caller's right.
+// the source is asked as one with the caller's right. The server of a remote one
+// knows nothing of that, so there they are left out here.
 func (f *FS) ListXAttr(_ <-chan struct{}, h *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
 	_, u := f.pathOf(h.NodeId)
 	if u.errno != 0 {
 		return 0, fuse.Status(u.errno)
 	}
 	defer u.done()
+	hide := false
 	raw, errno := listXattrs(u.fd)
 	if errno == 0 && hasTrusted(raw) {
 		caller := subjectOf(h.Pid)
-		if !caller.capable(unix.CAP_SYS_ADMIN) {
+		capable := caller.capable(unix.CAP_SYS_ADMIN)
+		hide = f.remoteData && !capable
+		if !hide && !capable {
 			errno = f.withoutCap(unix.CAP_SYS_ADMIN, func() (errno unix.Errno) {
 				raw, errno = listXattrs(u.fd)
 				return errno
@@ -187,7 +191,8 @@ func (f *FS) ListXAttr(_ <-chan struct{}, h *fuse.InHeader, dest []byte) (uint32
 		if end == 0 {
 			end = len(rest)
 		}
-		if carried(strings.TrimSuffix(string(rest[:end]), "\x00")) {
+		name := strings.TrimSuffix(string(rest[:end]), "\x00")
+		if carried(name) && !(hide && strings.HasPrefix(name, trustedSpace)) {
 			shown = append(shown, rest[:end]...)
 		}
 		rest = rest[end:]
@@ -214,8 +219,9 @@ func listXattrs(fd int) ([]byte, unix.Errno) {
 	return raw[:n], 0
 }
 
+const trustedSpace = "trusted."
+
 // hasTrusted reports whether a list has a name in trusted.*.
 func hasTrusted(list []byte) bool {
-	const space = "trusted."
-	return bytes.HasPrefix(list, []byte(space)) || bytes.Contains(list, []byte("\x00"+space))
+	return bytes.HasPrefix(list, []byte(trustedSpace)) || bytes.Contains(list, []byte("\x00"+trustedSpace))
 }
