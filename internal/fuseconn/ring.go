@@ -36,6 +36,7 @@ type rings struct {
 	total     atomic.Int32
 	lockWaits atomic.Int32
 	failed    atomic.Bool // a thread could not be had, and that was said
+	nudges    atomic.Uint64
 }
 
 // queue is that of one processor.
@@ -215,7 +216,9 @@ func (c *Conn) board(t *ride) error {
 // about.
 func (c *Conn) nudge() {
 	var body [32]byte // struct fuse_notify_retrieve_out: unique, nodeid, offset, size
-	binary.NativeEndian.PutUint64(body[0:], nudgeUnique)
+	// Two at a time with one number, and the kernel takes the answer to one for
+	// that to the other.
+	binary.NativeEndian.PutUint64(body[0:], nudgeUnique+2*c.rings.nudges.Add(1))
 	for _, node := range c.flights.nodes() {
 		binary.NativeEndian.PutUint64(body[8:], node)
 		switch errno := c.notify(notifyRetrieve, body[:]); errno {
@@ -229,7 +232,8 @@ func (c *Conn) nudge() {
 	}
 }
 
-// nudgeUnique is no number of a request: the kernel counts them up from 0.
+// nudgeUnique and up are no numbers of requests: the kernel counts those up from 0,
+// by two, as the lowest bit tells an interrupt from its request.
 const nudgeUnique = 1 << 62
 
 // ride carries requests until the connection ends.
