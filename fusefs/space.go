@@ -36,7 +36,8 @@ func (f *FS) canBecome(uid uint32) bool {
 }
 
 // spend runs a call that may need space as w and, if there is none, with the
-// caller's claims to it.
+// caller's claims to it. Those are of the caller's own id: the file system compares
+// it as it is, whatever a mount maps.
 func (f *FS) spend(w sys.Creds, pid uint32, call func() unix.Errno) unix.Errno {
 	if f.asCallers {
 		return f.withSetID(w.Caps.Has(unix.CAP_FSETID), call)

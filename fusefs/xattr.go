@@ -173,9 +173,11 @@ func (f *FS) ListXAttr(_ <-chan struct{}, h *fuse.InHeader, dest []byte) (uint32
 	raw, errno := listXattrs(u.fd)
 	if errno == 0 && hasTrusted(raw) {
 		caller := subjectOf(h.Pid)
-		capable := caller.capable(unix.CAP_SYS_ADMIN)
-		hide = f.remoteData && !capable
-		if !hide && !capable {
+		switch {
+		case caller.capable(unix.CAP_SYS_ADMIN):
+		case f.remoteData:
+			hide = true
+		default:
 			errno = f.withoutCap(unix.CAP_SYS_ADMIN, func() (errno unix.Errno) {
 				raw, errno = listXattrs(u.fd)
 				return errno

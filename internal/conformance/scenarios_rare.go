@@ -13,8 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rareScenarios: calls that few programs make, and corners of others. They stand
-// last, since others pick cases by their place.
+// rareScenarios: calls that few programs make, and corners of others.
 func rareScenarios() []*Scenario {
 	var out []*Scenario
 	add := func(name string, setup func(*Disk), op func(*Env)) {

@@ -119,6 +119,16 @@ func (k *kernel) quiet() {
 	}
 }
 
+// waitFor fails the test with what is wrong if ok does not become true.
+func (k *kernel) waitFor(wrong string, ok func() bool) {
+	k.t.Helper()
+	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(100 * time.Microsecond) {
+		if time.Now().After(end) {
+			k.t.Fatal(wrong)
+		}
+	}
+}
+
 const opAny = 3 // any opcode that is answered
 
 // hangUp ends the connection, and waits until nothing is under way.
@@ -281,11 +291,7 @@ func TestManyBlocked(t *testing.T) {
 	for i := range blocked {
 		k.send(50, uint64(1000+i), nil)
 	}
-	for end := time.Now().Add(20 * time.Second); inside.Load() < blocked; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%d of %d requests are handled", inside.Load(), blocked)
-		}
-	}
+	k.waitFor("not all requests are handled", func() bool { return inside.Load() == blocked })
 	k.quiet()
 	close(release)
 	for range blocked {
@@ -338,6 +344,7 @@ func TestLocksWaitAside(t *testing.T) {
 		k.send(opSetlkw, uint64(1000+i), fmt.Appendf(nil, "%d", 1000+i))
 	}
 	k.quiet()
+	// As many as happened to be needed at once, on a busy machine: far fewer than wait.
 	if n := k.conn.readers.total.Load(); n > waiters/100 {
 		t.Errorf("%d threads", n)
 	}

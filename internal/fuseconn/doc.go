@@ -17,8 +17,9 @@
 //   - A request that blocks keeps nobody else waiting: before a thread handles
 //     one it sees to it that another waits for the next, or, over /dev/fuse and
 //     while requests come one at a time, somebody looks every soloLook whether it
-//     takes long. At most maxThreads are under way at a time; over /dev/fuse those that wait for locks do not count,
-//     over io_uring there may be maxLockWaits of them.
+//     takes long. At most maxThreads are under way at a time; over /dev/fuse those
+//     that wait for locks do not count, over io_uring there may be maxLockWaits of
+//     them.
 //   - An INTERRUPT that overtakes its request is kept until the request is there.
 //   - When the connection ends, all requests under way are interrupted, and Wait
 //     returns when the last of them is done.

@@ -145,21 +145,20 @@ func (c *Conn) run(r *reader) {
 			c.end()
 			return
 		}
+		m := 0
 		switch {
 		case n < inHeaderSize:
 			c.log.Error("read /dev/fuse: a message without a header", "bytes", n)
-			c.readers.solo.end(&r.turn)
 		case opcodeOf(r.in()) == opSetlkw:
 			c.handleAside(r, r.in()[:n])
-			c.readers.solo.end(&r.turn)
 		default:
 			in[0], out[0] = r.in()[:n], r.out(n)
-			m := c.handle(&r.flight, in, out)
-			// Before the answer: its caller may ask for the next thing at once.
-			c.readers.solo.end(&r.turn)
-			if m > 0 {
-				c.write(r.fd, out[0][:m])
-			}
+			m = c.handle(&r.flight, in, out)
+		}
+		// Before the answer: its caller may ask for the next thing at once.
+		c.readers.solo.end(&r.turn)
+		if m > 0 {
+			c.write(r.fd, out[0][:m])
 		}
 		if !c.waitAgain() {
 			return

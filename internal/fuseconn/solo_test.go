@@ -21,15 +21,6 @@ func (k *kernel) becomesSolo() {
 	k.t.Fatal("requests one at a time do not make one thread handle them")
 }
 
-func (k *kernel) waitFor(what string, ok func() bool) {
-	k.t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(100 * time.Microsecond) {
-		if time.Now().After(end) {
-			k.t.Fatal(what)
-		}
-	}
-}
-
 // TestSoloBlocks: a request that takes long keeps nobody waiting, not even if it
 // is another that it waits for.
 func TestSoloBlocks(t *testing.T) {
