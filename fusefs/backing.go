@@ -39,7 +39,7 @@ type backings struct {
 }
 
 const (
-	maxBackings   = 256
+	maxBackings   = 8192
 	backingPeriod = time.Second // one stays unused for two of them at most
 )
 
