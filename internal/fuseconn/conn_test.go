@@ -22,6 +22,7 @@ type kernel struct {
 	fd   int
 	conn *Conn
 	log  *logBuffer
+	buf  []byte
 }
 
 const testInit = 26 // FUSE_INIT
@@ -40,7 +41,7 @@ func connectAs(t *testing.T, remote bool, h Handler) *kernel {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := &kernel{t: t, fd: fds[0], log: new(logBuffer)}
+	k := &kernel{t: t, fd: fds[0], log: new(logBuffer), buf: make([]byte, 2<<20)}
 	for _, fd := range fds {
 		for _, opt := range []int{unix.SO_SNDBUFFORCE, unix.SO_RCVBUFFORCE} {
 			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, opt, 4<<20)
@@ -100,14 +101,14 @@ func (k *kernel) receive() (unique uint64, errno unix.Errno, body []byte) {
 	if err != nil || n == 0 {
 		k.t.Fatalf("no answer: %v\n%s", err, k.log)
 	}
-	buf := make([]byte, 2<<20)
+	buf := k.buf
 	if n, err = unix.Read(k.fd, buf); err != nil {
 		k.t.Fatal(err)
 	}
 	if n < outHeaderSize || int(binary.NativeEndian.Uint32(buf)) != n {
 		k.t.Fatalf("an answer of %d bytes: %x", n, buf[:min(n, 64)])
 	}
-	return uniqueOf(buf), errnoOf(buf), buf[outHeaderSize:n]
+	return uniqueOf(buf), errnoOf(buf), bytes.Clone(buf[outHeaderSize:n])
 }
 
 // quiet fails the test if there is an answer that nobody has asked for.

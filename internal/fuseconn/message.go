@@ -13,6 +13,7 @@ const (
 	minReadBuffer = 8192
 
 	opForget      = 2
+	opRead        = 15
 	opRelease     = 18
 	opFsync       = 20
 	opReleaseDir  = 29
@@ -60,6 +61,16 @@ func mayTakeLong(opcode uint32) bool {
 		return true
 	}
 	return false
+}
+
+// bulky reports whether a message or its answer has more than so many bytes of
+// data.
+func bulky(in []byte, size uint32) bool {
+	if uint32(len(in)) > size {
+		return true
+	}
+	// struct fuse_read_in: fh, offset, size.
+	return opcodeOf(in) == opRead && len(in) >= inHeaderSize+20 && binary.NativeEndian.Uint32(in[inHeaderSize+16:]) > size
 }
 
 // putError writes an answer that is an errno.

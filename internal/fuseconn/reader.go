@@ -156,7 +156,7 @@ func (c *Conn) run(r *reader) {
 			m = c.handle(&r.flight, in, out)
 		}
 		// Before the answer: its caller may ask for the next thing at once.
-		c.readers.solo.end(&r.turn)
+		c.endTurn(&r.turn)
 		if m > 0 {
 			c.write(r.fd, out[0][:m])
 		}

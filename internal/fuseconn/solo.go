@@ -18,6 +18,12 @@ import (
 // next. It begins when requests have come one at a time for a while. It ends
 // when they no longer do, and when one takes long, after which somebody looks:
 // nobody is kept waiting by another's request for longer than two looks.
+//
+// On two processors company does not end it either: the callers keep one of them
+// busy and one thread the other, and a second thread would take its turns from
+// the first. There solo ends when a request has to sleep, for a disk or a lock,
+// which every soloSample-th is asked; requests that move much data have company
+// as elsewhere.
 
 const (
 	soloStreak = 32                   // requests one at a time before solo begins
@@ -26,7 +32,11 @@ const (
 	soloIdle   = 4                    // looks without a request before solo ends
 	soloSample = 8                    // every how many requests it is asked whether another waits
 	soloCrowd  = 4                    // times in a row that it did before solo ends
+	soloBulk   = 32 << 10             // bytes that are much data
 )
+
+// fewProcessors is for two. With one the second thread gets none in any case.
+var fewProcessors = runtime.NumCPU() <= 2
 
 type solo struct {
 	on     atomic.Bool
@@ -48,6 +58,8 @@ type turn struct {
 	number uint32 // as solo.asked counts
 	alone  bool   // no other was under way when it came
 	crowd  int    // times in a row that another waited
+	social bool   // company does not matter
+	slept  int64  // how often the thread had when it came; -1 if that is not asked
 }
 
 // startSolo makes solo possible, which otherwise never begins.
@@ -62,14 +74,22 @@ func (c *Conn) startSolo() {
 func (s *solo) begin(t *turn, message []byte) {
 	s.begun.Add(1)
 	t.aside = len(message) < inHeaderSize || !callerWaits(opcodeOf(message))
-	if !t.aside {
-		t.number = s.asked.Add(1)
-		t.alone = t.number-s.answered.Load() == 1
+	if t.aside {
+		return
+	}
+	t.number = s.asked.Add(1)
+	t.alone = t.number-s.answered.Load() == 1
+	t.social = fewProcessors && !bulky(message, soloBulk)
+	t.slept = -1
+	if t.social && t.number%soloSample == 0 && s.on.Load() {
+		t.slept = timesSlept()
 	}
 }
 
-// end notes that the thread has handled it, and has only its answer to write.
-func (s *solo) end(t *turn) {
+// endTurn notes that the thread has handled its request, and has only the answer
+// to write.
+func (c *Conn) endTurn(t *turn) {
+	s := &c.readers.solo
 	s.done.Add(1)
 	if t.aside {
 		return
@@ -77,7 +97,9 @@ func (s *solo) end(t *turn) {
 	s.answered.Add(1)
 	switch {
 	case s.began == nil:
-	case !t.alone || s.asked.Load() != t.number:
+	case t.slept >= 0 && t.slept != timesSlept():
+		c.endSoloFor(2 * s.need.Load())
+	case !t.social && (!t.alone || s.asked.Load() != t.number):
 		s.streak.Store(0)
 	case s.streak.Add(1) >= s.need.Load() && s.on.CompareAndSwap(false, true):
 		select {
@@ -95,7 +117,8 @@ func (c *Conn) isSolo(r *reader) bool {
 		return false
 	case r.aside:
 		return true
-	case r.alone && !mayTakeLong(opcodeOf(r.in())) && !r.crowded():
+	case mayTakeLong(opcodeOf(r.in())):
+	case r.social || r.alone && !r.crowded():
 		return true
 	}
 	c.endSolo()
@@ -113,6 +136,23 @@ func (r *reader) crowded() bool {
 	}
 	r.crowd++
 	return r.crowd >= soloCrowd
+}
+
+// timesSlept returns how often this thread has given its processor up in order to
+// wait. It is another number if the goroutine has meanwhile gone to another
+// thread, which it does when it was away for long.
+func timesSlept() int64 {
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_THREAD, &u) != nil {
+		return 0
+	}
+	return u.Nvcsw
+}
+
+// endSoloFor ends solo, which begins again after a streak of so many requests.
+func (c *Conn) endSoloFor(streak int32) {
+	c.readers.solo.need.Store(min(streak, soloMost))
+	c.endSolo()
 }
 
 // endSolo has one more thread wait for requests.
@@ -188,8 +228,7 @@ func (c *Conn) lookAfterSolo() {
 					c.endSolo()
 				}
 			case b == begun: // what was under way at the last look still is
-				s.need.Store(min(2*s.need.Load(), soloMost))
-				c.endSolo()
+				c.endSoloFor(2 * s.need.Load())
 			}
 			begun, done = b, d
 		}
