@@ -50,8 +50,9 @@ all: build
 help:
 	@sed -n 's/^#   //p' Makefile
 
+# The tag leaves out what would write manual pages, and costs each start 0.5 ms.
 build:
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/idmount ./cmd/idmount
+	CGO_ENABLED=0 $(GO) build -tags urfave_cli_no_docs -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/idmount ./cmd/idmount
 
 # Packages run one after the other: they mount, and the mounts of one should
 # not slow or disturb the deadlines of another.

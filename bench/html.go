@@ -6,16 +6,20 @@ import (
 	"html/template"
 	"io"
 	"math"
+	"sync"
 )
 
 //go:embed report.html
 var pageText string
 
-var page = template.Must(template.New("report.html").Parse(pageText))
+// page is parsed when it is needed: every start of the program would pay for it.
+var page = sync.OnceValue(func() *template.Template {
+	return template.Must(template.New("report.html").Parse(pageText))
+})
 
 // WriteHTML writes the report as one web page, which needs nothing else.
 func (r *Report) WriteHTML(w io.Writer) error {
-	return page.Execute(w, r.page())
+	return page().Execute(w, r.page())
 }
 
 // htmlPage is what the template shows.
