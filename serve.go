@@ -146,6 +146,8 @@ func (r *request) serve(ctx context.Context, logger *slog.Logger, ready func() e
 	if err := becomeServer(logger); err != nil {
 		return err
 	}
+	heap := spareHeap()
+	defer runtime.KeepAlive(heap)
 	fs, err := fusefs.New(r.source, fusefs.Options{
 		Map:           r.Map,
 		Relay:         r.Relay,
@@ -327,3 +329,9 @@ func becomeServer(logger *slog.Logger) error {
 	}
 	return nil
 }
+
+// spareHeap returns memory that nobody uses, nor ever touches, so that it takes
+// none of the machine's. The garbage collector comes when the heap has doubled: a
+// small server's, which is below 2 MB and gets a kilobyte of garbage with each
+// request, would double every 2,500 requests, which costs a tenth of its time.
+func spareHeap() []byte { return make([]byte, 4<<20) }
