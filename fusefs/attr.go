@@ -137,7 +137,7 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 // ftruncate(2).
 func (f *FS) truncate(n *node, fd int, in *fuse.SetAttrIn, size int64) unix.Errno {
 	set := func() unix.Errno { return sys.Truncate(fd, size) }
-	if in.Valid&fuse.FATTR_FH != 0 && f.cache.Mode != CacheExclusive {
+	if in.Valid&fuse.FATTR_FH != 0 && f.cache.Mode != CacheExclusive && in.Fh < firstLate {
 		fd = int(in.Fh)
 		set = func() unix.Errno { return sys.Errno(unix.Ftruncate(fd, size)) }
 	}

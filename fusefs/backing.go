@@ -14,11 +14,12 @@ import (
 type openState struct {
 	mu      sync.Mutex
 	count   int32
-	backing int32  // the kernel's id of the passthrough file; 0: by requests
-	since   uint32 // of backings, when the last one was closed
-	again   bool   // it has been open before
-	kept    bool   // backing stays when nothing is open, for a while
-	listed  bool   // in backings
+	backing int32   // the kernel's id of the passthrough file; 0: by requests
+	since   uint32  // of backings, when the last one was closed
+	looked  reading // when it was last looked at for set-id bits
+	again   bool    // it has been open before
+	kept    bool    // backing stays when nothing is open, for a while
+	listed  bool    // in backings
 }
 
 // backings are the nodes that have a passthrough file though none is open. A
@@ -47,6 +48,7 @@ const (
 // their data.
 func (f *FS) begin(n *node, o *openState, fd int) {
 	var st unix.Stat_t
+	o.looked = f.watch.begin(n.key)
 	if f.passOff.Load() || sys.Stat(fd, &st) != 0 || st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 {
 		f.takeBack(o)
 		return

@@ -3,7 +3,9 @@ package fusefs
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -107,21 +109,27 @@ func TestBackingIsKept(t *testing.T) {
 }
 
 // The server has to see the writes to a file with set-id bits, whenever it got them.
+// What others change it hears a moment later.
 func TestBackingGoesWithSetID(t *testing.T) {
-	f, dir, _ := servedTmpfs(t)
-	path := filepath.Join(dir, "file")
-	if err := os.WriteFile(path, []byte("x"), 0o755); err != nil {
+	f, dir, mnt := servedTmpfs(t)
+	if err := os.WriteFile(filepath.Join(dir, "file"), []byte("x"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, mode := range []uint32{0o755, 0o4755, 0o755, 0o2755} {
-		if err := unix.Chmod(path, mode); err != nil {
-			t.Fatal(err)
-		}
-		for range 3 {
-			out := openClose(t, f, "file")
-			if got, want := out.OpenFlags&fuse.FOPEN_PASSTHROUGH != 0, mode == 0o755; got != want {
-				t.Errorf("mode %o: passthrough %v, want %v", mode, got, want)
+	for side, root := range map[string]string{"source": dir, "mount": mnt} {
+		// By another process: what its own does the server takes for its own doing.
+		path := strings.Replace(filepath.Join(root, "file"), "self", fmt.Sprint(os.Getpid()), 1)
+		for _, mode := range []string{"755", "4755", "755", "2755"} {
+			for range 3 {
+				openClose(t, f, "file")
 			}
+			if out, err := exec.Command("chmod", mode, path).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			passes := func() bool { return openClose(t, f, "file").OpenFlags&fuse.FOPEN_PASSTHROUGH != 0 }
+			if side == "mount" && passes() != (mode == "755") {
+				t.Errorf("mode %s, set on the mount: passthrough %v", mode, mode != "755")
+			}
+			eventually(t, "as mode "+mode+" wants", func() bool { return passes() == (mode == "755") })
 		}
 	}
 }

@@ -1,6 +1,8 @@
 package fusefs
 
 import (
+	"time"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
@@ -19,7 +21,7 @@ func diskOpenFlags(flags uint32) int {
 const fasync = unix.O_ASYNC
 
 // Open implements fuse.RawFileSystem.
-func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+func (f *FS) Open(x <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	if f.cache.Mode == CacheExclusive {
 		return fuse.ENOSYS // and the kernel asks no more
 	}
@@ -32,11 +34,14 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 		// them here would act on this machine's.
 		return fuse.Status(unix.ENXIO)
 	}
+	if f.openLate(n, in.Flags, out) {
+		return fuse.OK
+	}
 	flags := diskOpenFlags(in.Flags)
 	if f.mountOf(n) == nil {
 		flags &^= unix.O_NOFOLLOW // the entry in /proc is a link
 	}
-	fd, errno := f.reopen(n, flags)
+	fd, errno := f.openPatiently(x, n, flags)
 	if errno == 0 && in.Flags&unix.O_DIRECT != 0 {
 		errno = takesDirect(fd)
 	}
@@ -45,6 +50,24 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 	}
 	f.opened(n, fd, in.Flags, out)
 	return fuse.OK
+}
+
+// openPatiently waits until nobody has a lease on the file that forbids to open it,
+// or x is closed. The kernel's own waiting ends by a signal to the caller, of which
+// a thread here would not hear.
+func (f *FS) openPatiently(x <-chan struct{}, n *node, flags int) (int, unix.Errno) {
+	const most = 50 * time.Millisecond
+	for pause := time.Millisecond; ; pause = min(2*pause, most) {
+		fd, errno := f.reopen(n, flags|unix.O_NONBLOCK)
+		if errno != unix.EAGAIN || flags&unix.O_NONBLOCK != 0 {
+			return fd, errno
+		}
+		select {
+		case <-x:
+			return -1, unix.EINTR
+		case <-time.After(pause):
+		}
+	}
 }
 
 // takesDirect closes fd if its file system has no O_DIRECT: the kernel, when it
@@ -66,14 +89,20 @@ func takesDirect(fd int) unix.Errno {
 // opened answers with an open file, through passthrough where that works.
 func (f *FS) opened(n *node, fd int, flags uint32, out *fuse.OpenOut) {
 	out.Fh = uint64(fd)
-	if !f.remoteData && !f.flushes(n, out.Fh) {
-		out.OpenFlags |= fuse.FOPEN_NOFLUSH
-	}
 	u := n.uses()
 	u.open.mu.Lock()
 	defer u.open.mu.Unlock()
 	if u.open.count == 0 {
 		f.begin(n, &u.open, fd)
+	}
+	f.attach(n, u, flags, out)
+}
+
+// attach counts an open file, and tells the kernel what it can do by itself. u.open.mu
+// is held.
+func (f *FS) attach(n *node, u *usage, flags uint32, out *fuse.OpenOut) {
+	if !f.remoteData && !f.flushes(n, out.Fh) {
+		out.OpenFlags |= fuse.FOPEN_NOFLUSH
 	}
 	u.open.count++
 	if u.open.backing == 0 {
@@ -112,7 +141,7 @@ func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 		u.open.mu.Unlock()
 		f.releaseLocks(n, in.Fh)
 	}
-	unix.Close(int(in.Fh))
+	f.late.close(in.Fh)
 }
 
 // Flush implements fuse.RawFileSystem: what close(2) would report.
@@ -122,6 +151,9 @@ func (f *FS) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 	}
 	if n := f.nodes.get(in.NodeId); n != nil {
 		f.flushLocks(n, in.LockOwner)
+	}
+	if in.Fh >= firstLate {
+		return fuse.OK // it is open to be read
 	}
 	fd, err := unix.FcntlInt(uintptr(in.Fh), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
@@ -134,7 +166,7 @@ func (f *FS) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 func (f *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	// splice(2) may give less than there is where not all of it is in memory,
 	// and for the kernel an answer that is too short is the end of the file.
-	if f.cache.Mode != CacheExclusive && !f.remoteData {
+	if f.cache.Mode != CacheExclusive && !f.remoteData && in.Fh < firstLate {
 		return fuse.ReadResultFd(uintptr(in.Fh), int64(in.Offset), len(buf)), fuse.OK
 	}
 	u := f.data(in.NodeId, in.Fh, readable)

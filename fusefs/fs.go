@@ -63,6 +63,7 @@ type FS struct {
 	devices  devices
 	streams  streams
 	backings backings
+	late     lateFiles
 	locks    lockBooks
 
 	requests *Requests // nil counts nothing

@@ -60,6 +60,7 @@ type lockWaiter struct {
 // lockRequest is what a lock request asks for.
 type lockRequest struct {
 	fh    uint64
+	fd    int // of fh
 	owner uint64
 	flock bool
 	span
@@ -140,6 +141,10 @@ func (f *FS) lockRequest(in *fuse.LkIn) (*fileLocks, lockRequest, unix.Errno) {
 	if r.typ > unix.F_UNLCK || r.start > r.end || r.end > offsetMax {
 		return nil, lockRequest{}, unix.EINVAL
 	}
+	var errno unix.Errno
+	if r.fd, errno = f.descriptor(n, r.fh); errno != 0 {
+		return nil, lockRequest{}, errno
+	}
 	return f.locksOf(n), r, 0
 }
 
@@ -215,7 +220,7 @@ func (f *FS) GetLk(_ <-chan struct{}, in *fuse.LkIn, out *fuse.LkOut) fuse.Statu
 	l.sys.Lock()
 	defer l.sys.Unlock()
 	f.locks.mu.Lock()
-	fd := int(r.fh)
+	fd := r.fd
 	if o := l.owners[r.owner]; o != nil {
 		fd = o.fd // its own locks are not in its way
 	}
@@ -323,7 +328,7 @@ func (f *FS) lockFile(o *lockOwner, r *lockRequest, in *fuse.LkIn) unix.Errno {
 	if o.fd >= 0 && (r.typ == unix.F_RDLCK && o.read || r.typ == unix.F_WRLCK && o.write) {
 		return 0
 	}
-	flags, err := unix.FcntlInt(uintptr(r.fh), unix.F_GETFL, 0)
+	flags, err := unix.FcntlInt(uintptr(r.fd), unix.F_GETFL, 0)
 	if err != nil {
 		return sys.Errno(err)
 	}
@@ -335,7 +340,7 @@ func (f *FS) lockFile(o *lockOwner, r *lockRequest, in *fuse.LkIn) unix.Errno {
 	fd, errno := -1, unix.EBADF
 	for _, mode := range append(modes, access) {
 		errno = f.asCaller(&in.InHeader, func() (errno unix.Errno) {
-			fd, errno = sys.Reopen(int(r.fh), mode|flags&unix.O_APPEND|unix.O_NONBLOCK)
+			fd, errno = sys.Reopen(r.fd, mode|flags&unix.O_APPEND|unix.O_NONBLOCK)
 			return errno
 		})
 		if errno == 0 {
@@ -364,7 +369,7 @@ func (f *FS) lockFile(o *lockOwner, r *lockRequest, in *fuse.LkIn) unix.Errno {
 
 func (f *FS) tryFlock(l *fileLocks, r *lockRequest, in *fuse.LkIn) unix.Errno {
 	how := map[uint32]int{unix.F_RDLCK: unix.LOCK_SH, unix.F_WRLCK: unix.LOCK_EX, unix.F_UNLCK: unix.LOCK_UN}[r.typ]
-	errno := sys.Errno(unix.Flock(int(r.fh), how|unix.LOCK_NB))
+	errno := sys.Errno(unix.Flock(r.fd, how|unix.LOCK_NB))
 	f.locks.mu.Lock()
 	defer f.locks.mu.Unlock()
 	// A conversion that is refused has lost the former lock, natively too.
@@ -411,7 +416,9 @@ func (f *FS) releaseLocks(n *node, fh uint64) {
 	f.locks.mu.Unlock()
 	if flocked {
 		// The kernel may have the file open still, for passthrough.
-		_ = unix.Flock(int(fh), unix.LOCK_UN)
+		if fd, errno := f.descriptor(n, fh); errno == 0 {
+			_ = unix.Flock(fd, unix.LOCK_UN)
+		}
 		f.locks.mu.Lock()
 		delete(l.flocks, fh)
 		f.wakeAll(l)

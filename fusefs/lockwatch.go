@@ -144,7 +144,7 @@ func (f *FS) shownIno(l *fileLocks, fd int) uint64 {
 // process that has closed the file. The locks of a POSIX owner go right here;
 // an open file may have been inherited, and if not, its RELEASE is on its way.
 func (f *FS) releasing(l *fileLocks, r *lockRequest) bool {
-	ino := f.shownIno(l, int(r.fh))
+	ino := f.shownIno(l, r.fd)
 	if ino == 0 {
 		return false
 	}

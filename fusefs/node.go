@@ -333,7 +333,7 @@ func (f *FS) path(n *node) use {
 // file returns a descriptor of n: that of the open file fh if the kernel named
 // one, and otherwise one that may be O_PATH.
 func (f *FS) file(n *node, fh uint64, named bool) use {
-	if named && n.isRegular() && f.cache.Mode != CacheExclusive {
+	if named && n.isRegular() && f.cache.Mode != CacheExclusive && fh < firstLate {
 		return use{fd: int(fh), lent: true}
 	}
 	return f.path(n)
@@ -342,12 +342,16 @@ func (f *FS) file(n *node, fh uint64, named bool) use {
 // data returns a descriptor of a regular file's data: that of the open file
 // fh, or, if opens are not the server's business, one that it keeps itself.
 func (f *FS) data(id, fh uint64, least grade) use {
-	if f.cache.Mode != CacheExclusive {
+	if f.cache.Mode != CacheExclusive && fh < firstLate {
 		return use{fd: int(fh), lent: true}
 	}
 	n := f.nodes.get(id)
 	if n == nil {
 		return use{fd: -1, errno: unix.ESTALE}
+	}
+	if f.cache.Mode != CacheExclusive {
+		fd, errno := f.descriptor(n, fh)
+		return use{fd: fd, lent: true, errno: errno}
 	}
 	if fd, ok := f.fds.acquire(n, least); ok {
 		return use{fd: fd, n: n, shared: &f.fds}
