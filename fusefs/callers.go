@@ -154,7 +154,11 @@ func (c *callers) Access(x cancel, in *fuse.AccessIn) fuse.Status {
 }
 
 func (c *callers) Open(x cancel, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	return c.as(&in.InHeader, func() fuse.Status { return c.RawFileSystem.Open(x, in, out) })
+	status := c.as(&in.InHeader, func() fuse.Status { return c.RawFileSystem.Open(x, in, out) })
+	if status == fuse.EACCES && in.Flags&forExec != 0 {
+		return c.openProgram(x, in, out)
+	}
+	return status
 }
 
 func (c *callers) Create(x cancel, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {

@@ -80,6 +80,7 @@ type FS struct {
 	depth       int  // stack depth for passthrough
 	canBeNobody bool // see writer
 	passOff     atomic.Bool
+	passExec    bool // see openProgram
 	remoteData  bool // close(2) can report errors of earlier writes
 	suspicion   suspicion
 }
@@ -142,6 +143,7 @@ func New(source *os.File, o Options) (*FS, error) {
 	if f.depth == 0 {
 		f.passOff.Store(true)
 	}
+	f.passExec = o.AsCallers && !o.NoPassthrough && f.depth == 1 && f.remoteData
 	f.canBeNobody = f.canBecome(nobody)
 	if o.AsCallers || f.remoteData {
 		groups, err := os.Getgroups()
@@ -245,6 +247,7 @@ func (f *FS) start(dev *os.File) error {
 	conn.Remote = f.remoteData || f.asCallers
 	if f.kernel.Flags&fuse.CAP_PASSTHROUGH == 0 {
 		f.passOff.Store(true)
+		f.passExec = false
 	}
 	if f.own.relay && f.kernel.Flags&fuse.CAP_ALLOW_IDMAP == 0 {
 		conn.Close()
@@ -295,7 +298,7 @@ func (f *FS) mountOptions() *fuse.MountOptions {
 	if !f.own.relay {
 		opts.DisabledCapabilities |= fuse.CAP_ALLOW_IDMAP
 	}
-	if f.passOff.Load() {
+	if f.passOff.Load() && !f.passExec {
 		opts.DisabledCapabilities |= fuse.CAP_PASSTHROUGH
 	}
 	if f.cache.Mode == CacheExclusive {

@@ -58,6 +58,17 @@ func openAt(dirfd uintptr, name *byte, flags int, mode uint32) (int, unix.Errno)
 	}
 }
 
+// MayExecute asks whether the thread, with its file system ids, may execute what
+// the descriptor fd refers to (faccessat2(2), Linux 5.8; before it answers ENOSYS).
+func MayExecute(fd int) unix.Errno {
+	for {
+		err := unix.Faccessat2(fd, "", unix.X_OK, unix.AT_EMPTY_PATH|unix.AT_EACCESS)
+		if err != unix.EINTR {
+			return toErrno(err)
+		}
+	}
+}
+
 // Unlink is unlinkat(2).
 func Unlink(dirfd int, name string, flags int) unix.Errno {
 	var b nameBuf

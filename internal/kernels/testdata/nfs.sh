@@ -19,6 +19,13 @@ as() { # UID GROUPS command
 	shift 2
 	setpriv --reuid "$id" --regid "$id" --groups "$groups" -- "$@"
 }
+# runs is as for a program whose execution is tried: setpriv still has root's
+# capabilities when it executes one.
+runs() { # UID GROUPS program arguments
+	id=$1 groups=$2
+	shift 2
+	as "$id" "$groups" sh -c 'exec "$@"' sh "$@"
+}
 # finishes SECONDS command: the command ends in time. It may not be killable, so
 # it is not waited for.
 finishes() {
@@ -75,6 +82,54 @@ if [ $squash = squash ]; then
 	chmod 600 $server/home/g
 	cat view/home/g 2>/dev/null && fail "root reads a private file that the server refuses it"
 	echo "ok: root is refused"
+fi
+
+# A program that its user may execute and not read: the NFS client opens it for the
+# kernel, and so does this mount. Where the owner is nobody to the server, or may not
+# read it either, that takes passthrough.
+kernel=$(uname -r | awk -F. '{ print $1 * 100 + $2 }')
+mkdir $server/bin
+for mode in 0711 0111 4111 0741 0710; do
+	for id in 0 1000; do
+		cp /bin/true $server/bin/$id.$mode
+		chown $id:$id $server/bin/$id.$mode
+		chmod $mode $server/bin/$id.$mode
+	done
+done
+for program in $(ls $server/bin); do
+	runs 1001 1001 $nfs/bin/$program 2>/dev/null
+	code=$?
+	case $squash:$program in squash:0.*0 | squash:1000.*0) ;; squash:1000.07*) ;; squash:*) [ $kernel -ge 609 ] || code=126 ;; esac
+	runs 101001 101001 view/bin/$program 2>/dev/null
+	is "exit code of the program $program" $code $?
+	as 1001 1001 cat $nfs/bin/$program >/dev/null 2>&1 && fail "on the source $program can be read"
+	as 101001 101001 cat view/bin/$program >/dev/null 2>&1 && fail "$program can be read"
+	# __FMODE_EXEC is the kernel's: a program that gives it to open(2) or openat2(2)
+	# gets no more than without.
+	said=$(as 101001 101001 perl -MFcntl -e 'sysopen(F, $ARGV[0], O_RDONLY | 0x20) and print "open "; print $! + 0;
+		my ($path, $how) = ($ARGV[0], pack("Q3", 0x20, 0, 0)); print " ", syscall(437, -100, $path, $how, 24) + 0, " ", $! + 0' view/bin/$program)
+	is "open(2) and openat2(2) of $program for execution" "13 -1 22" "$said"
+done
+# Several at a time, then those who may read it.
+if [ $squash != squash ] || [ $kernel -ge 609 ]; then
+	cp /bin/sleep $server/bin/sleep
+	chown 0:2000 $server/bin/sleep
+	chmod 0741 $server/bin/sleep
+	setpriv --reuid 101001 --regid 101001 --clear-groups -- sh -c 'exec view/bin/sleep 100' &
+	slow=$!
+	for i in 1 2 3 4 5 6 7 8 9 10; do
+		[ "$(readlink /proc/$slow/exe)" != /mnt/nfs/view/bin/sleep ] || break
+		sleep 0.3
+	done
+	is "program that runs" /mnt/nfs/view/bin/sleep "$(readlink /proc/$slow/exe)"
+	runs 101003 101003 view/bin/sleep 0 || fail "a program that runs already"
+	kill $slow
+	wait $slow 2>/dev/null
+	for i in 1 2 3 4 5 6 7 8 9 10; do # the kernel tells the end of a file after close(2)
+		as 101002 102000 cmp view/bin/sleep /bin/sleep 2>/dev/null && break || sleep 0.3
+	done
+	as 101002 102000 cmp view/bin/sleep /bin/sleep || fail "who may read a program that has ended"
+	echo "ok: a program twice at a time, and read afterwards"
 fi
 
 # An open file without a name goes on working, and nothing is left of it.
@@ -188,6 +243,13 @@ else
 	is "owner of what the pod's root has made, on the server" 0:0 "$(owner $server/volume/root)"
 	is "owner of what the pod's root has made, in the pod" 0:0 "$(inpod 0 stat -c %u:%g view/root)"
 fi
+# Its mode lets the pod's root read a program, the server does not: as its memory
+# could be read then, it is not run.
+cp /bin/true $server/volume/own
+chmod 0711 $server/volume/own
+if [ $squash = squash ]; then want=126; else want=0; fi
+inpod 0 sh -c 'exec view/own' 2>/dev/null
+is "exit code of a program that its owner may not read on the server" $want $?
 $idmount umount view || fail "umount the volume"
 kill $pod
 echo "ok: all"
