@@ -20,4 +20,6 @@
 // others it is a native mount of ext4 on the kernel that the tests run on,
 // recorded before; what a source itself does otherwise than ext4 is in
 // limits_test.go, each with its reason.
+//
+// What takes more than a source has tests of its own: a day with NFS, and quotas.
 package kernels
