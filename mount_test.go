@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -313,12 +314,47 @@ func TestUnmountFreesTheSource(t *testing.T) {
 func TestDaemonEndsOnSignal(t *testing.T) {
 	testenv.RequireRoot(t)
 	target, m := mount(t, testenv.Source(t, "tmpfs"), idmount.Options{Map: idmap.Identity(), Backend: idmount.Translate})
+	endDaemon(t, target, m)
+}
+
+// It does so if the source answers nobody, and the mount neither.
+func TestDaemonEndsBesideSilentSource(t *testing.T) {
+	testenv.RequireRoot(t)
+	source := testenv.Dir(t)
+	silent := exec.Command("bindfs", "-f", "-o", "attr_timeout=0", testenv.Source(t, "tmpfs"), source)
+	if err := silent.Start(); errors.Is(err, exec.ErrNotFound) {
+		testenv.Skip(t, testenv.NeedProgram, err.Error())
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		silent.Process.Signal(unix.SIGCONT)
+		unix.Unmount(source, 0)
+		silent.Wait()
+	})
+	waitUntil(t, "bindfs has not mounted", func() bool { return slices.Contains(mountpoints(t), source) })
+	target, m := mount(t, source, idmount.Options{
+		Map: idmap.Identity(), Backend: idmount.Translate, Cache: idmount.Cache{Mode: idmount.CacheNone},
+	})
+	if err := silent.Process.Signal(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	endDaemon(t, target, m)
+}
+
+func endDaemon(t *testing.T, target string, m *idmount.Mounted) {
+	t.Helper()
 	if err := unix.Kill(m.PID, unix.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); slices.Contains(mountpoints(t), target); {
+	waitUntil(t, "still mounted", func() bool { return !slices.Contains(mountpoints(t), target) })
+}
+
+func waitUntil(t *testing.T, otherwise string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); {
 		if time.Now().After(deadline) {
-			t.Fatal("still mounted")
+			t.Fatal(otherwise)
 		}
 		time.Sleep(10 * time.Millisecond)
 	}

@@ -277,13 +277,18 @@ func (r *request) attachInPlace(fs *fusefs.FS, o sys.FuseMountOptions) (uint64, 
 }
 
 // unmount takes the mount away from its target if it is still there: at once
-// if nobody uses it, else as soon as nobody does.
+// if nobody uses it, else as soon as nobody does. It asks the mount table what is
+// there and not the mount, whose source may not answer.
 func (r *request) unmount(device uint64, logger *slog.Logger) {
-	var st unix.Stat_t
-	if err := unix.Lstat(r.Target, &st); err != nil || st.Dev != device {
+	m, err := mountAt(r.Target)
+	if err != nil {
+		logger.Error("umount", "target", r.Target, "cause", err)
 		return
 	}
-	err := unix.Unmount(r.Target, unix.UMOUNT_NOFOLLOW)
+	if m == nil || unix.Mkdev(uint32(m.Major), uint32(m.Minor)) != device {
+		return
+	}
+	err = unix.Unmount(r.Target, unix.UMOUNT_NOFOLLOW)
 	for deadline := time.Now().Add(time.Second); err == unix.EBUSY && time.Now().Before(deadline); {
 		time.Sleep(20 * time.Millisecond)
 		err = unix.Unmount(r.Target, unix.UMOUNT_NOFOLLOW)
