@@ -20,6 +20,7 @@ type openState struct {
 	again   bool    // it has been open before
 	kept    bool    // backing stays when nothing is open, for a while
 	listed  bool    // in backings
+	last    bool    // it lost its last name while it was open, at a server
 }
 
 // backings are the nodes that have a passthrough file though none is open. A

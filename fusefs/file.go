@@ -128,7 +128,9 @@ func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	if f.cache.Mode == CacheExclusive {
 		return
 	}
-	if n := f.nodes.get(in.NodeId); n != nil {
+	n := f.nodes.get(in.NodeId)
+	last := false
+	if n != nil {
 		u := n.uses()
 		u.open.mu.Lock()
 		u.open.count--
@@ -137,11 +139,15 @@ func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 		}
 		if u.open.count == 0 {
 			f.idle(n, &u.open)
+			last, u.open.last = u.open.last, false
 		}
 		u.open.mu.Unlock()
 		f.releaseLocks(n, in.Fh)
 	}
 	f.late.close(in.Fh)
+	if last {
+		f.fds.leave(n)
+	}
 }
 
 // Flush implements fuse.RawFileSystem: what close(2) would report.

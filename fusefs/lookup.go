@@ -166,6 +166,11 @@ func (f *FS) Forget(id, count uint64) {
 // files of it may remain. One with a handle is gone with its last name unless
 // it is open, which only the kernel knows of what it opens by itself: by O_PATH,
 // FIFOs, sockets, devices, and with CacheExclusive everything.
+//
+// An NFS client that is told to remove a file of which somebody has a descriptor
+// gives it another name, .nfs and a number, until that is closed; its directory can't
+// be removed before. So there is none of a file that nobody has open, and of others
+// none for longer (see Release).
 func (f *FS) victim(dir *node, dirfd int, name string, directory bool) {
 	if f.mountOf(dir) != nil {
 		if !directory || !f.keepsVictim(dirfd, name) {
@@ -180,6 +185,10 @@ func (f *FS) victim(dir *node, dirfd int, name string, directory bool) {
 	var key keyBuf
 	n := f.nodes.find(key.ofInode(&st))
 	if n == nil {
+		return
+	}
+	if f.remoteData && n.isRegular() && st.Nlink <= 1 && f.cache.Mode != CacheExclusive && !n.openAsItGoes() {
+		f.fds.leave(n)
 		return
 	}
 	f.fds.pin(n)

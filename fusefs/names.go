@@ -1,6 +1,9 @@
 package fusefs
 
 import (
+	"strings"
+	"time"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
@@ -28,7 +31,34 @@ func (f *FS) remove(h *fuse.InHeader, name string, flags int) fuse.Status {
 	defer u.done()
 	f.victim(dir, u.fd, name, flags&unix.AT_REMOVEDIR != 0)
 	defer f.rewritten(dir)
-	return fuse.Status(sys.Unlink(u.fd, name, flags))
+	errno := sys.Unlink(u.fd, name, flags)
+	for pause := time.Millisecond; errno == unix.ENOTEMPTY && pause < 50*time.Millisecond && f.remoteData && onlySilly(u.fd, name); pause *= 2 {
+		// What has just been closed is told, and deleted, a moment later.
+		time.Sleep(pause)
+		errno = sys.Unlink(u.fd, name, flags)
+	}
+	return fuse.Status(errno)
+}
+
+// onlySilly reports whether a directory has no names but those that an NFS client
+// gives to deleted files.
+func onlySilly(dirfd int, name string) bool {
+	fd, errno := sys.OpenAt(dirfd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if errno != 0 {
+		return false
+	}
+	defer unix.Close(fd)
+	buf := direntBufs.Get().(*[direntBuf]byte)
+	defer direntBufs.Put(buf)
+	n, err := unix.Getdents(fd, buf[:])
+	for rest := buf[:max(n, 0)]; len(rest) > 0; {
+		e, size := parseDirent(rest)
+		if size == 0 || e.Name != "." && e.Name != ".." && !strings.HasPrefix(e.Name, ".nfs") {
+			return false
+		}
+		rest = rest[size:]
+	}
+	return err == nil
 }
 
 // Link implements fuse.RawFileSystem. A link has no owner of its own, yet a

@@ -70,6 +70,19 @@ func (n *node) uses() *usage {
 	return u
 }
 
+// openAsItGoes reports whether a file whose last name is about to go is open, and if
+// so notes it.
+func (n *node) openAsItGoes() bool {
+	u := n.usage.Load()
+	if u == nil {
+		return false
+	}
+	u.open.mu.Lock()
+	defer u.open.mu.Unlock()
+	u.open.last = u.open.count > 0
+	return u.open.last
+}
+
 // written reports whether the file is open for writing past this server.
 func (n *node) written() bool {
 	u := n.usage.Load()
@@ -249,6 +262,20 @@ func (c *fdCache) drop(n *node) {
 		if h.users == 0 && h.fd >= 0 {
 			fd = c.remove(n)
 		}
+	}
+	c.mu.Unlock()
+	if fd >= 0 {
+		unix.Close(fd)
+	}
+}
+
+// leave closes the descriptor of a node, unless it is in use.
+func (c *fdCache) leave(n *node) {
+	fd := -1
+	c.mu.Lock()
+	if h := n.held; h != nil && h.users == 0 && h.fd >= 0 {
+		h.pinned = false
+		fd = c.remove(n)
 	}
 	c.mu.Unlock()
 	if fd >= 0 {

@@ -141,6 +141,18 @@ for i in 1 2 3 4 5 6 7 8 9 10; do
 done
 is "silly-renamed files that are left" 0 "$left"
 
+# A file that nobody has open is gone at once, and so can its directory be.
+as 101000 101000 sh -c 'cd view/home && : >closed && cat closed && ls -l closed' >/dev/null || fail "a file to remove"
+sleep 1 # the kernel tells the end of a file after close(2)
+as 101000 101000 rm view/home/closed
+is "what is left of a file that nobody has open" "" "$(ls -A $server/home | grep '^\.nfs')"
+for i in 1 2 3 4 5; do
+	as 101000 101000 sh -c 'cd view/home && mkdir many && for i in $(seq 50); do echo $i >many/$i; done && ls -l many && cat many/* && mv many/1 many/2' >/dev/null || fail "a directory to remove"
+	as 101000 101000 rm -r view/home/many || fail "rm -r"
+done
+as 101000 101000 sh -c 'cd view/home && for i in $(seq 100); do mkdir many && echo $i >many/f && exec 3<many/f && rm many/f && exec 3<&- && rmdir many || exit; done' || fail "rmdir after close"
+is "what is left of a directory that is removed" "" "$(ls -A $server/home | grep many)"
+
 # A lock is the server's: others of the mount's source and the server have it.
 as 101000 101000 sh -c 'exec 3<>view/home/out && flock 3 && : >/tmp/locked && while [ ! -e /tmp/unlock ]; do sleep 0.1; done' &
 holder=$!
