@@ -125,7 +125,7 @@ var Scenarios = func() []*Scenario {
 	for _, group := range [][]*Scenario{
 		createScenarios(), accessScenarios(), metaScenarios(), chownScenarios(), nameScenarios(),
 		killScenarios(), capabilityScenarios(), xattrScenarios(), aclScenarios(), fileScenarios(),
-		useScenarios(), rareScenarios(),
+		useScenarios(), rareScenarios(), stickyScenarios(),
 	} {
 		all = append(all, group...)
 	}
