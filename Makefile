@@ -62,7 +62,7 @@ test:
 	@$(MAKE) --no-print-directory fmt-check vet
 	$(GO) test -p 1 -timeout 60m $(TESTFLAGS) ./...
 
-# About a quarter of an hour for all of them. A part of it is in make test.
+# About half an hour for all of them. A part of it is in make test.
 KERNELS ?= all
 test-kernels:
 	@./hack/need-root.sh 'make test-kernels'

@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/idmount/idmount/internal/testenv"
@@ -8,6 +9,7 @@ import (
 
 // A Rig runs single cases for the tests of other packages.
 type Rig struct {
+	t testing.TB
 	b *bench
 	w *worker
 }
@@ -16,22 +18,43 @@ type Rig struct {
 func NewRig(t testing.TB, m *Map, callers []string) *Rig {
 	t.Helper()
 	r := &Rig{
+		t: t,
 		b: &bench{m: m, results: map[string]Result{}, byRoot: map[string]Result{}},
 		w: &worker{agents: map[string]*testenv.Agent{}},
 	}
 	for _, name := range callers {
-		r.w.agents[name] = testenv.StartAgent(t, CallerByName(name).Make(m))
+		r.start(name)
 	}
 	return r
 }
 
+func (r *Rig) start(caller string) {
+	r.w.agents[caller] = testenv.StartAgent(r.t, CallerByName(caller).Make(r.b.m))
+}
+
 // Run runs one case in a new directory, which root prepares and inspects below
-// disk and the caller sees below mnt.
+// disk and the caller sees below mnt. A case that hangs leaves the others as
+// they are.
 func (r *Rig) Run(disk, mnt string, s *Scenario, caller string) (Result, error) {
+	if r.w.agents[caller].Dead() {
+		r.start(caller)
+	}
 	return r.b.run(r.w, s, caller, disk, mnt)
 }
 
-// Differences of a case that the report does not explain.
-func (r *Report) Differences(c Case, want, got Result) []Difference {
-	return r.unexplained(c, want, got)
+// Differences of a case that are neither the source's own nor known to the
+// report.
+func (r *Report) Differences(c Case, want, got Result, direct *Direct) []Difference {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.Cases++
+	return slices.DeleteFunc(compare(want, got), func(d Difference) bool {
+		return direct.Own(d) || r.explain(c, want, got, d)
+	})
+}
+
+// Gave is for Known.Because: the cause of what differs after calls, alternatives
+// being separated by |, is what one of them gave natively, and by the backend.
+func Gave(ops, native, backend string) func(want, got Result, d Difference) bool {
+	return gave(ops, native, backend)
 }

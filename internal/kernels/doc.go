@@ -16,10 +16,19 @@
 // attempt. The tables in docs/kernels.md are the matrix of a whole run; a run of
 // a part is compared with them.
 //
-// The oracle of a source that the kernel idmaps is that very mount. For the
-// others it is a native mount of ext4 on the kernel that the tests run on,
-// recorded before; what a source itself does otherwise than ext4 is in
-// limits_test.go, each with its reason.
+// The oracle of every source is a native mount of ext4 on the kernel that the
+// tests run on, recorded before. What a source does otherwise than ext4 by
+// itself is found out case by case: the same scenario runs without any mount of
+// ours, on ext4 and on the source, by who has on disk the ids that the map gives
+// to the caller. What then is left, for other reasons than FUSE, is in
+// limits_test.go, each with its own.
+//
+// Which cases of the suite run is decided by the name of each, so that a new
+// scenario does not change the others. IDMOUNT_KERNELS_CASES is about how many,
+// or all of them, for which one source takes a quarter of an hour and more:
+//
+//	IDMOUNT_KERNELS=trixie IDMOUNT_KERNELS_SOURCES=nfs4 IDMOUNT_KERNELS_CASES=all \
+//		go test -v -run TestKernels -timeout 6h ./internal/kernels
 //
 // What takes more than a source has tests of its own: a day with NFS, and quotas.
 package kernels

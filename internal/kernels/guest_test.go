@@ -27,7 +27,7 @@ type task struct {
 	Sources []string // nil is all
 	Server  string   // one of servers, or ""
 	Cases   int      // of the conformance suite, for each cell
-	Oracle  string   // file with the recorded results of a native mount
+	Oracle  string   // directory with what ext4 was recorded to do
 }
 
 // taskEnv holds the task, as JSON, in the guest.
@@ -54,16 +54,20 @@ type guest struct {
 	task
 	binary string
 	m      *conformance.Map
-	rig    *conformance.Rig
+	rig    *conformance.Rig // of the callers
+	plain  *conformance.Rig // of those who stand for them without a mount of ours
 	cases  []suiteCase
 	oracle oracle
+	direct map[string]conformance.Result // see withoutMap
 }
 
 func newGuest(t *testing.T, job task) *guest {
 	g := &guest{task: job, binary: testenv.Binary(t), m: conformance.MapByName(mapName)}
 	g.cases = pickCases(job.Cases, job.Server)
 	g.rig = conformance.NewRig(t, g.m, callersOf(g.cases))
-	g.oracle = newOracle(t, g)
+	g.plain = conformance.NewRig(t, conformance.DirectMap, directCallersOf(g.cases))
+	g.oracle = oracle{dir: job.Oracle, caps: bounding(t)}
+	g.direct = map[string]conformance.Result{}
 	return g
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,9 +45,14 @@ func quickJobs() []job {
 
 // allJobs are those of make test-kernels.
 func allJobs(suites []string) []job {
-	cases := 16
-	if n, err := strconv.Atoi(os.Getenv("IDMOUNT_KERNELS_CASES")); err == nil {
-		cases = n
+	cases := 40
+	switch text := os.Getenv("IDMOUNT_KERNELS_CASES"); {
+	case text == "all":
+		cases = allCases
+	default:
+		if n, err := strconv.Atoi(text); err == nil {
+			cases = n
+		}
 	}
 	var jobs []job
 	for _, s := range suites {
@@ -61,7 +67,9 @@ func allJobs(suites []string) []job {
 }
 
 // TestKernels prints the matrix. IDMOUNT_KERNELS is "" for a quick part, "all",
-// or a list of suites and "host"; IDMOUNT_KERNELS_SOURCES narrows the sources.
+// or a list of suites and "host"; IDMOUNT_KERNELS_SOURCES narrows the sources, and
+// of the conformance suite's cases each gets about IDMOUNT_KERNELS_CASES, or all.
+// What a guest prints goes to files that IDMOUNT_KERNELS_LOG begins the name of.
 // With IDMOUNT_KERNELS_WRITE=1 a whole run writes the tables of docs/kernels.md;
 // any other run is compared with them.
 func TestKernels(t *testing.T) {
@@ -91,12 +99,13 @@ func TestKernels(t *testing.T) {
 		}
 	}
 	dir := testenv.Dir(t)
-	oracleFile := filepath.Join(dir, "oracle.json")
+	oracles := filepath.Join(dir, "oracle")
+	must(t, os.Mkdir(oracles, 0o755))
 	var cases []suiteCase
 	for _, j := range jobs {
 		cases = append(cases, pickCases(j.Cases, j.Server)...)
 	}
-	record(t, oracleFile, slices.Compact(cases))
+	record(t, oracles, cases)
 
 	var mu sync.Mutex
 	done := make([][]Cell, len(jobs)) // the tables' order is theirs
@@ -107,7 +116,7 @@ func TestKernels(t *testing.T) {
 		places <- struct{}{}
 		go func() {
 			defer func() { <-places; wait.Done() }()
-			j.Oracle = oracleFile
+			j.Oracle = oracles
 			got, err := j.run(t, dir)
 			mu.Lock()
 			defer mu.Unlock()
@@ -143,8 +152,21 @@ func (j job) run(t *testing.T, dir string) ([]Cell, error) {
 	if err != nil {
 		return nil, err
 	}
+	log := io.Discard
+	if name := os.Getenv("IDMOUNT_KERNELS_LOG"); name != "" {
+		file, err := os.Create(fmt.Sprintf("%s-%s%s", name, j.suite, j.Server))
+		if err != nil {
+			return nil, err
+		}
+		defer file.Close()
+		log = file
+	}
 	started := time.Now()
-	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Minute)
+	limit := 40 * time.Minute
+	if j.Cases == allCases {
+		limit = 6 * time.Hour
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	var output string
 	if j.suite == "host" {
@@ -157,6 +179,7 @@ func (j job) run(t *testing.T, dir string) ([]Cell, error) {
 		var out []byte
 		out, err = cmd.CombinedOutput()
 		output = string(out)
+		_, _ = log.Write(out)
 	} else {
 		var k *uml.Kernel
 		if k, err = uml.Fetch(ctx, j.suite, ""); err != nil {
@@ -164,12 +187,13 @@ func (j job) run(t *testing.T, dir string) ([]Cell, error) {
 		}
 		j.Kernel = short(k.Release)
 		o := uml.Options{
-			Command: []string{program, "-test.run=^TestGuest$", "-test.v", "-test.timeout=40m"},
+			Command: []string{program, "-test.run=^TestGuest$", "-test.v", "-test.timeout=" + limit.String()},
 			Env:     []string{taskEnv + "=" + j.json(), "IDMOUNT_BINARY=" + testenv.Binary(t)},
 			Modules: []string{"fuse", "loop", "overlay", "ext4", "xfs", "btrfs", "squashfs", "erofs"},
 			Expose:  []string{dir, filepath.Dir(testenv.Binary(t))},
 			MemMB:   2048,
-			Timeout: 40 * time.Minute,
+			Stdout:  log,
+			Timeout: limit,
 		}
 		switch j.Server {
 		case "":
@@ -194,9 +218,6 @@ func (j job) run(t *testing.T, dir string) ([]Cell, error) {
 		}
 	}
 	t.Logf("%s %s: %v", j.Kernel, j.Server, time.Since(started).Round(time.Second))
-	if file := os.Getenv("IDMOUNT_KERNELS_LOG"); file != "" {
-		_ = os.WriteFile(fmt.Sprintf("%s-%s%s", file, j.suite, j.Server), []byte(output), 0o644)
-	}
 	cells, parseErr := parseCells(output)
 	if err != nil {
 		lines := strings.Split(strings.TrimSpace(output), "\n")

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -30,29 +32,42 @@ var servedCallers = map[string][]string{
 	"9p":             {"user-A", "user-B", "user-B-in-group-A", "user-unmapped", "container-user", "R0", "C0"},
 }
 
-// pickCases takes n cases, spread over all scenarios and callers but the rare
-// ones, which ask for what many of the sources here do not have.
+// allCases is a number of cases that leaves none out.
+const allCases = 1 << 20
+
+// pickCases takes about n cases. A case is taken for what it is called alone, so
+// that a new scenario changes nothing about the others.
 func pickCases(n int, server string) []suiteCase {
-	var all []suiteCase
-	for i, s := range conformance.Scenarios {
-		if s.Slow || strings.HasPrefix(s.Name, "rare/") {
+	callers := callersFor(server)
+	// As if there were so many scenarios: their number changes.
+	const scenarios = 500
+	limit := uint64(n) << 32 / uint64(scenarios*len(callers))
+	var picked []suiteCase
+	for _, s := range conformance.Scenarios {
+		if s.Slow && n < allCases {
 			continue
 		}
-		for j, c := range conformance.Callers {
-			if server != "" && !slices.Contains(servedCallers[server], c.Name) {
-				continue
-			}
-			// The callers of one scenario are far apart.
-			if (i+j)%3 == 0 {
-				all = append(all, suiteCase{s.Name, c.Name})
+		for _, c := range callers {
+			hash := fnv.New64a()
+			fmt.Fprintf(hash, "%s by %s", s.Name, c)
+			if hash.Sum64()>>32 < limit {
+				picked = append(picked, suiteCase{s.Name, c})
 			}
 		}
 	}
-	var picked []suiteCase
-	for i := range n {
-		picked = append(picked, all[i*len(all)/n])
-	}
 	return picked
+}
+
+// callersFor are who asks sources of a server, "" being those without.
+func callersFor(server string) []string {
+	if server != "" {
+		return servedCallers[server]
+	}
+	var names []string
+	for _, c := range conformance.Callers {
+		names = append(names, c.Name)
+	}
+	return names
 }
 
 func callersOf(cases []suiteCase) []string {
@@ -69,37 +84,77 @@ func callersOf(cases []suiteCase) []string {
 func (g *guest) suite(t *testing.T, s *source, backend, mnt string) (int, error) {
 	rules := conformance.NewReport(slices.Concat(conformance.KnownDifferences, limits))
 	features := featuresOf(s)
-	var wrong []string
-	n := 0
+	n, wrong, first := 0, 0, ""
 	for _, c := range g.cases {
-		scenario := scenarioByName(c.Scenario)
-		if !features.carries(scenario.Name) {
+		if !features.carries(c.Scenario) {
 			continue
 		}
-		want, err := g.oracle.result(g, s, scenario, c.Caller)
-		if err != nil {
-			return n, fmt.Errorf("oracle: %s by %s: %w", c.Scenario, c.Caller, err)
-		}
-		got, err := g.rig.Run(s.disk, mnt, scenario, c.Caller)
-		if s.remote && errors.Is(err, unix.ENOTEMPTY) {
-			continue // a removed file that was open has a name there for a moment more
-		}
-		if err != nil {
-			return n, fmt.Errorf("%s by %s: %w", c.Scenario, c.Caller, err)
-		}
 		n++
-		at := conformance.Case{Scenario: c.Scenario, Caller: c.Caller, Backend: backend, Source: g.Kernel + "/" + s.name, Map: mapName}
-		for _, d := range rules.Differences(at, want, got) {
-			wrong = append(wrong, fmt.Sprintf("%s by %s: %s: want %s, got %s", c.Scenario, c.Caller, d.Key, d.Want, d.Got))
+		differences, err := g.differences(s, backend, mnt, c, rules)
+		if err != nil {
+			differences = append(differences, err.Error())
+		}
+		for _, d := range differences {
+			t.Logf("%s by %s: %s", c.Scenario, c.Caller, d)
+		}
+		if len(differences) > 0 {
+			wrong++
+			if first == "" {
+				first = fmt.Sprintf("%s by %s: %s", c.Scenario, c.Caller, differences[0])
+			}
 		}
 	}
-	for _, w := range wrong {
-		t.Log(w)
-	}
-	if len(wrong) > 0 {
-		return n, fmt.Errorf("%d of %d cases and more differ, first %s", len(wrong), n, wrong[0])
+	if wrong > 0 {
+		return n, fmt.Errorf("%d of %d cases differ, first %s", wrong, n, first)
 	}
 	return n, nil
+}
+
+// differences of one case that nothing explains.
+func (g *guest) differences(s *source, backend, mnt string, c suiteCase, rules *conformance.Report) ([]string, error) {
+	scenario := scenarioByName(c.Scenario)
+	want, reference, err := g.oracle.of(c)
+	if err != nil {
+		return nil, fmt.Errorf("oracle: %w", err)
+	}
+	source, err := g.withoutMap(s, scenario, conformance.DirectCaller(c.Caller))
+	if err != nil {
+		return nil, fmt.Errorf("without a mount of ours: %w", err)
+	}
+	got, err := g.run(g.rig, s, mnt, scenario, c.Caller)
+	if err != nil {
+		return nil, err
+	}
+	at := conformance.Case{Scenario: c.Scenario, Caller: c.Caller, Backend: backend, Source: g.Kernel + "/" + s.name, Map: mapName}
+	direct := &conformance.Direct{Reference: reference, Source: source, Map: g.m, Caller: conformance.CallerByName(c.Caller).Make(g.m)}
+	var out []string
+	for _, d := range rules.Differences(at, want, got, direct) {
+		out = append(out, fmt.Sprintf("%s: want %s, got %s", d.Key, d.Want, d.Got))
+	}
+	return out, nil
+}
+
+// run is Rig.Run for a source whose server may keep a removed file for a moment
+// more than a directory can be kept for.
+func (g *guest) run(rig *conformance.Rig, s *source, mnt string, scenario *conformance.Scenario, caller string) (conformance.Result, error) {
+	r, err := rig.Run(s.disk, mnt, scenario, caller)
+	if s.remote && errors.Is(err, unix.ENOTEMPTY) {
+		return r, nil
+	}
+	return r, err
+}
+
+// withoutMap is what the source does by itself, for both backends.
+func (g *guest) withoutMap(s *source, scenario *conformance.Scenario, caller string) (conformance.Result, error) {
+	key := s.path + " " + suiteCase{scenario.Name, caller}.key()
+	if r, ok := g.direct[key]; ok {
+		return r, nil
+	}
+	r, err := g.run(g.plain, s, s.path, scenario, caller)
+	if err == nil {
+		g.direct[key] = r
+	}
+	return r, err
 }
 
 func scenarioByName(name string) *conformance.Scenario {
@@ -146,65 +201,86 @@ func (f features) carries(name string) bool {
 	return true
 }
 
-// oracle has the results of a native mount.
-type oracle struct {
-	recorded map[string]conformance.Result // of the host, by scenario and caller
-	ext4     string                        // on this kernel; "" if it has no native mount
-	native   string
-	results  map[string]conformance.Result
-}
-
 func (c suiteCase) key() string { return c.Scenario + " by " + c.Caller }
 
-// newOracle mounts ext4 natively if this kernel can, and else reads what was
-// recorded.
-func newOracle(t *testing.T, g *guest) oracle {
-	o := oracle{results: map[string]conformance.Result{}}
-	if len(missing([]string{"ext4"})) == 0 {
-		dir := testenv.Source(t, "ext4")
-		if attempt(dir, "native", false) == nil {
-			o.ext4, o.native = dir, conformance.MountOracle(t, dir, g.m)
-			return o
-		}
-	}
-	text, err := os.ReadFile(g.Oracle)
-	must(t, err)
-	must(t, json.Unmarshal(bytes.ReplaceAll(text, []byte(allCaps), bounding(t)), &o.recorded))
-	return o
+// recorded is what a scenario gives on ext4: on a native mount by each caller,
+// and without one by those that stand for them.
+type recorded struct{ Native, Direct map[string]conformance.Result }
+
+// An oracle is a directory with a file for each scenario, which holds what was
+// recorded on the kernel that the tests run on.
+type oracle struct {
+	dir      string
+	caps     []byte
+	scenario string // the one of now
+	now      recorded
 }
 
-func (o *oracle) result(g *guest, _ *source, s *conformance.Scenario, caller string) (conformance.Result, error) {
-	key := suiteCase{s.Name, caller}.key()
-	if o.ext4 == "" {
-		r, ok := o.recorded[key]
-		if !ok {
-			return nil, fmt.Errorf("%s was not recorded", key)
-		}
-		return r, nil
-	}
-	if r, ok := o.results[key]; ok {
-		return r, nil
-	}
-	r, err := g.rig.Run(o.ext4, o.native, s, caller)
-	if err == nil {
-		o.results[key] = r
-	}
-	return r, err
+func (o *oracle) file(scenario string) string {
+	return filepath.Join(o.dir, strings.ReplaceAll(scenario, "/", ":"))
 }
 
-// record writes the results of a native mount of ext4 on this kernel.
-func record(t *testing.T, file string, cases []suiteCase) {
-	g := &guest{m: conformance.MapByName(mapName)}
-	g.rig = conformance.NewRig(t, g.m, callersOf(cases))
-	o := oracle{results: map[string]conformance.Result{}, ext4: testenv.Source(t, "ext4")}
-	o.native = conformance.MountOracle(t, o.ext4, g.m)
+// of returns what a native mount of ext4 gives, and what ext4 alone.
+func (o *oracle) of(c suiteCase) (native, direct conformance.Result, err error) {
+	if o.scenario != c.Scenario {
+		text, err := os.ReadFile(o.file(c.Scenario))
+		if err != nil {
+			return nil, nil, err
+		}
+		var r recorded
+		if err := json.Unmarshal(bytes.ReplaceAll(text, []byte(allCaps), o.caps), &r); err != nil {
+			return nil, nil, err
+		}
+		o.scenario, o.now = c.Scenario, r
+	}
+	native, ok := o.now.Native[c.Caller]
+	direct, ok2 := o.now.Direct[conformance.DirectCaller(c.Caller)]
+	if !ok || !ok2 {
+		return nil, nil, errors.New("it was not recorded")
+	}
+	return native, direct, nil
+}
+
+// record writes what the cases give on ext4 of this kernel.
+func record(t *testing.T, dir string, cases []suiteCase) {
+	o := oracle{dir: dir}
+	m := conformance.MapByName(mapName)
+	mapped := conformance.NewRig(t, m, callersOf(cases))
+	plain := conformance.NewRig(t, conformance.DirectMap, directCallersOf(cases))
+	source := testenv.Source(t, "ext4")
+	native := conformance.MountOracle(t, source, m)
+	all := map[string]*recorded{}
 	for _, c := range cases {
-		_, err := o.result(g, nil, scenarioByName(c.Scenario), c.Caller)
-		must(t, err)
+		r := all[c.Scenario]
+		if r == nil {
+			r = &recorded{map[string]conformance.Result{}, map[string]conformance.Result{}}
+			all[c.Scenario] = r
+		}
+		var err error
+		if r.Native[c.Caller] == nil {
+			r.Native[c.Caller], err = mapped.Run(source, native, scenarioByName(c.Scenario), c.Caller)
+			must(t, err)
+		}
+		if d := conformance.DirectCaller(c.Caller); r.Direct[d] == nil {
+			r.Direct[d], err = plain.Run(source, source, scenarioByName(c.Scenario), d)
+			must(t, err)
+		}
 	}
-	text, err := json.Marshal(o.results)
-	must(t, err)
-	must(t, os.WriteFile(file, bytes.ReplaceAll(text, bounding(t), []byte(allCaps)), 0o644))
+	for name, r := range all {
+		text, err := json.Marshal(r)
+		must(t, err)
+		must(t, os.WriteFile(o.file(name), bytes.ReplaceAll(text, bounding(t), []byte(allCaps)), 0o644))
+	}
+}
+
+func directCallersOf(cases []suiteCase) []string {
+	var names []string
+	for _, name := range callersOf(cases) {
+		if d := conformance.DirectCaller(name); !slices.Contains(names, d) {
+			names = append(names, d)
+		}
+	}
+	return names
 }
 
 // allCaps stands in what is recorded for the capabilities of root, which a

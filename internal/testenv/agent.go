@@ -178,6 +178,9 @@ func (a *Agent) Call(op string, arg, result any) error {
 	return json.Unmarshal(r.Result, result)
 }
 
+// Dead reports whether all further calls fail.
+func (a *Agent) Dead() bool { return a.dead != nil }
+
 // runAgent is the whole life of an agent. Descriptors 3 and 4 are its input
 // and output.
 func runAgent(spec string) {
