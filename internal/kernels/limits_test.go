@@ -50,8 +50,8 @@ var limits = []conformance.Known{
 		Source: ".*-root_squash", Key: "root sees .*",
 	},
 	{
-		Reason: "who may execute a file and not read it can't have it opened by a server that is let in as its callers",
-		Source: ".*-root_squash", Scenario: "exec/.*mode=06?711", Key: "op (exec|ran as)",
+		Reason: "who may execute a file that its owner may not read can't have it opened before Linux 6.9 by a server that is let in as its callers",
+		Source: "(5.10|6.1)/.*-root_squash", Scenario: "exec/.*mode=06?711", Key: "op (exec|ran as)",
 	},
 	{
 		Reason: "an NFS client lists no attributes to whom it knows may not read the file, and says EACCES where it has to ask its server",
@@ -93,6 +93,11 @@ var limits = []conformance.Known{
 	{
 		Reason: "Linux 6.1 translates an ACL on a native mount only for a buffer of just the right size",
 		Source: "6.1/.*", Backend: "native",
+		Key: `.* xattr system\.posix_acl_(access|default)|.*(access|default) ACL.*`,
+	},
+	{
+		Reason: "and such a mount is what translate has for its source there",
+		Source: "6.1/idmapped", Backend: "translate",
 		Key: `.* xattr system\.posix_acl_(access|default)|.*(access|default) ACL.*`,
 	},
 	{
