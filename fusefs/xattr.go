@@ -47,11 +47,13 @@ func (f *FS) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, dest []b
 		}
 		return answer(n, errno)
 	}
-	var room [512]byte
+	// Of a source that is ID-mapped itself, Linux 6.1 translates an ACL for a buffer
+	// only that could be filled with one: 4 bytes, and 8 for each entry.
+	var room [4 + 8*63]byte
 	raw := room[:]
 	n, errno := sys.GetXattr(u.fd, name, raw)
 	if errno == unix.ERANGE {
-		raw = make([]byte, maxXattr)
+		raw = make([]byte, maxXattr-4)
 		n, errno = sys.GetXattr(u.fd, name, raw)
 	}
 	if errno == unix.EOPNOTSUPP && isACL(name) {
