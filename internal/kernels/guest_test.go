@@ -67,6 +67,7 @@ func newGuest(t *testing.T, job task) *guest {
 	g.rig = conformance.NewRig(t, g.m, callersOf(g.cases))
 	g.plain = conformance.NewRig(t, conformance.DirectMap, directCallersOf(g.cases))
 	g.oracle = oracle{dir: job.Oracle, caps: bounding(t)}
+	g.oracle.protect(t)
 	g.direct = map[string]conformance.Result{}
 	return g
 }

@@ -266,10 +266,42 @@ func record(t *testing.T, dir string, cases []suiteCase) {
 			must(t, err)
 		}
 	}
+	settings, err := json.Marshal(protections(t))
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(dir, protectionsFile), settings, 0o644))
 	for name, r := range all {
 		text, err := json.Marshal(r)
 		must(t, err)
 		must(t, os.WriteFile(o.file(name), bytes.ReplaceAll(text, bounding(t), []byte(allCaps)), 0o644))
+	}
+}
+
+// protectionsFile is, beside what was recorded, under which fs.protected_* it was.
+const protectionsFile = "protected"
+
+// protections are these settings, by their files.
+func protections(t *testing.T) map[string]string {
+	values := map[string]string{}
+	for _, name := range []string{"hardlinks", "symlinks", "fifos", "regular"} {
+		path := "/proc/sys/fs/protected_" + name
+		text, err := os.ReadFile(path)
+		must(t, err)
+		values[path] = strings.TrimSpace(string(text))
+	}
+	return values
+}
+
+// protect makes the settings those of the oracle. Debian's kernels begin with
+// others.
+func (o *oracle) protect(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(o.dir, protectionsFile))
+	must(t, err)
+	var values map[string]string
+	must(t, json.Unmarshal(text, &values))
+	for path, now := range protections(t) {
+		if now != values[path] {
+			must(t, os.WriteFile(path, []byte(values[path]), 0))
+		}
 	}
 }
 
