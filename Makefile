@@ -68,7 +68,7 @@ test-kernels:
 	@./hack/need-root.sh 'make test-kernels'
 	@./hack/setup.sh test
 	IDMOUNT_KERNELS=$(KERNELS) IDMOUNT_KERNELS_WRITE=$(if $(filter all,$(KERNELS)),1) \
-		$(GO) test -count 1 -v -run 'TestKernels|TestNFS|TestQuota' -timeout 90m ./internal/kernels
+		$(GO) test -count 1 -v -run 'TestKernels|TestNFS|TestQuota|TestRing' -timeout 90m ./internal/kernels
 
 demo: build
 	@./hack/need-root.sh 'make demo'

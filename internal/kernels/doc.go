@@ -30,5 +30,6 @@
 //	IDMOUNT_KERNELS=trixie IDMOUNT_KERNELS_SOURCES=nfs4 IDMOUNT_KERNELS_CASES=all \
 //		go test -v -run TestKernels -timeout 6h ./internal/kernels
 //
-// What takes more than a source has tests of its own: a day with NFS, and quotas.
+// What takes more than a source has tests of its own: a day with NFS, quotas, and
+// io_uring.
 package kernels
