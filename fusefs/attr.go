@@ -134,16 +134,30 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 // truncate works by the caller's open file where there is one: to open it again
 // could be refused, as for a program that runs. Otherwise it is truncate(2) here,
 // too, which may leave the times of a file that keeps its size, unlike
-// ftruncate(2).
+// ftruncate(2). open(2) with O_TRUNC comes as truncate(2) does, from the thread whose
+// OPEN was answered before it, and sets the times of an empty file too.
 func (f *FS) truncate(n *node, fd int, in *fuse.SetAttrIn, size int64) unix.Errno {
 	set := func() unix.Errno { return sys.Truncate(fd, size) }
 	if in.Valid&fuse.FATTR_FH != 0 && f.cache.Mode != CacheExclusive && in.Fh < firstLate {
 		fd = int(in.Fh)
 		set = func() unix.Errno { return sys.Errno(unix.Ftruncate(fd, size)) }
+	} else if size == 0 && n.justOpened(in.Pid) {
+		set = func() unix.Errno { return truncateToOpen(fd) }
 	}
 	return f.alter(in.Pid, fd, kernelVerdict(in.Valid&fuse.FATTR_KILL_SUIDGID != 0), func() unix.Errno {
 		return f.keepFileCap(n, fd, set)
 	})
+}
+
+func truncateToOpen(fd int) unix.Errno {
+	var st unix.Stat_t
+	if errno := sys.Stat(fd, &st); errno != 0 {
+		return errno
+	}
+	if errno := sys.Truncate(fd, 0); errno != 0 || st.Size > 0 {
+		return errno
+	}
+	return sys.Utimes(fd, &[2]unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Nsec: unix.UTIME_NOW}})
 }
 
 // StatFs implements fuse.RawFileSystem.

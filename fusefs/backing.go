@@ -21,6 +21,8 @@ type openState struct {
 	kept    bool    // backing stays when nothing is open, for a while
 	listed  bool    // in backings
 	last    bool    // it lost its last name while it was open, at a server
+	opener  uint32  // thread that has opened it last
+	fresh   bool    // opener has not truncated it since
 }
 
 // backings are the nodes that have a passthrough file though none is open. A

@@ -35,6 +35,7 @@ func (f *FS) Open(x <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 		return fuse.Status(unix.ENXIO)
 	}
 	if f.openLate(n, in.Flags, out) {
+		n.openedBy(in.Pid)
 		return fuse.OK
 	}
 	flags := diskOpenFlags(in.Flags)
@@ -49,6 +50,7 @@ func (f *FS) Open(x <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 		return fuse.Status(errno)
 	}
 	f.opened(n, fd, in.Flags, out)
+	n.openedBy(in.Pid)
 	return fuse.OK
 }
 

@@ -172,6 +172,9 @@ func (f *FS) Forget(id, count uint64) {
 // be removed before. So there is none of a file that nobody has open, and of others
 // none for longer (see Release).
 func (f *FS) victim(dir *node, dirfd int, name string, directory bool) {
+	if f.remoteData && !directory && f.leaveVictim(dirfd, name) {
+		return
+	}
 	if f.mountOf(dir) != nil {
 		if !directory || !f.keepsVictim(dirfd, name) {
 			f.keepVictim(dirfd, name)
@@ -187,13 +190,36 @@ func (f *FS) victim(dir *node, dirfd int, name string, directory bool) {
 	if n == nil {
 		return
 	}
-	if f.remoteData && n.isRegular() && st.Nlink <= 1 && f.cache.Mode != CacheExclusive && !n.openAsItGoes() {
-		f.fds.leave(n)
-		return
-	}
 	f.fds.pin(n)
 	u := f.path(n)
 	u.done()
+}
+
+// leaveVictim closes the descriptor of a file that nobody has open, if this is its
+// last name.
+func (f *FS) leaveVictim(dirfd int, name string) bool {
+	var st unix.Stat_t
+	if f.cache.Mode == CacheExclusive || sys.StatAt(dirfd, name, &st) != 0 || st.Nlink > 1 {
+		return false
+	}
+	n := f.known(dirfd, name, &st)
+	if n == nil || !n.isRegular() || n.openAsItGoes() {
+		return false
+	}
+	f.fds.leave(n)
+	return true
+}
+
+// known returns the node of a name, nil if there is none. st is of the same.
+func (f *FS) known(dirfd int, name string, st *unix.Stat_t) *node {
+	var room keyBuf
+	var buf [sys.MaxHandle]byte
+	if size, mountID, errno := sys.HandleAt(dirfd, name, &buf); errno == 0 {
+		if m, _ := f.mounts.known(mountID); m != nil {
+			return f.nodes.find(room.ofHandle(m, buf[:size]))
+		}
+	}
+	return f.nodes.find(room.ofInode(st))
 }
 
 // keepsVictim pins the descriptor that a directory has already, as most do that

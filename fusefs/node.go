@@ -83,6 +83,29 @@ func (n *node) openAsItGoes() bool {
 	return u.open.last
 }
 
+// openedBy notes who has opened the file last.
+func (n *node) openedBy(pid uint32) {
+	u := n.uses()
+	u.open.mu.Lock()
+	u.open.opener, u.open.fresh = pid, true
+	u.open.mu.Unlock()
+}
+
+// justOpened reports, once, whether a thread is who has opened the file last.
+func (n *node) justOpened(pid uint32) bool {
+	u := n.usage.Load()
+	if u == nil {
+		return false
+	}
+	u.open.mu.Lock()
+	defer u.open.mu.Unlock()
+	just := u.open.count > 0 && u.open.fresh && u.open.opener == pid
+	if just {
+		u.open.fresh = false
+	}
+	return just
+}
+
 // written reports whether the file is open for writing past this server.
 func (n *node) written() bool {
 	u := n.usage.Load()

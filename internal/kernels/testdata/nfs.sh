@@ -133,7 +133,7 @@ if [ $squash != squash ] || [ $kernel -ge 609 ]; then
 fi
 
 # An open file without a name goes on working, and nothing is left of it.
-as 101000 101000 sh -c 'cd view/home && echo unnamed >u && exec 3<>u && rm u && echo more >>/proc/self/fd/3 && cat <&3 >out' || fail "an unlinked file"
+as 101000 101000 sh -c 'cd view/home && echo unnamed >u && exec 3<>u && rm u && ls -la . >/dev/null && echo more >>/proc/self/fd/3 && cat <&3 >out' || fail "an unlinked file"
 is "content of an unlinked file" "unnamed more" "$(tr '\n' ' ' <$server/home/out | sed 's/ $//')"
 for i in 1 2 3 4 5 6 7 8 9 10; do
 	left=$(ls -A $server/home | grep -c '^\.nfs')
