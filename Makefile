@@ -2,6 +2,8 @@
 #
 #   make build     bin/idmount, static
 #   make test      every test; needs root, because the tests mount file systems
+#   make conformance  all scenarios by all callers under all maps on ext4, xfs, btrfs and
+#                  tmpfs, with totals; SOURCES and MAPS (lists with commas) narrow it
 #   make test-kernels  each backend on each source on Linux 5.10, 6.1, 6.12, 7.2 and the
 #                  one that runs; KERNELS=list narrows it; a whole run writes docs/kernels.md
 #   make demo      the walk-through: one home directory seen by another user; needs root
@@ -43,7 +45,7 @@ export GOFLAGS += -buildvcs=false
 
 MANPAGES := $(wildcard docs/man/*.8)
 
-.PHONY: all build test test-kernels demo bench bench-go soak race fuzz lint fmt-check vet install clean help
+.PHONY: all build test conformance test-kernels demo bench bench-go soak race fuzz lint fmt-check vet install clean help
 
 all: build
 
@@ -61,6 +63,16 @@ test:
 	@./hack/setup.sh test
 	@$(MAKE) --no-print-directory fmt-check vet
 	$(GO) test -p 1 -timeout 60m $(TESTFLAGS) ./...
+
+SOURCES ?= ext4,xfs,btrfs,tmpfs
+MAPS ?=
+conformance:
+	@./hack/need-root.sh 'make conformance'
+	@./hack/setup.sh test
+	@totals=$$(mktemp); TMPDIR=/dev/shm IDMOUNT_CONFORMANCE=full IDMOUNT_CONFORMANCE_TOTALS=$$totals \
+		IDMOUNT_SOURCES=$(SOURCES) IDMOUNT_MAPS=$(MAPS) \
+		$(GO) test -count 1 -timeout 4h -run 'TestConformance$$' $(TESTFLAGS) ./internal/conformance; \
+	result=$$?; cat $$totals; rm -f $$totals; exit $$result
 
 # About half an hour for all of them. A part of it is in make test.
 KERNELS ?= all

@@ -135,6 +135,11 @@ func conform(t *testing.T, p plan, o idmount.Options) {
 		})
 	}
 	t.Logf("%d cases", report.Cases)
+	if path := os.Getenv("IDMOUNT_CONFORMANCE_TOTALS"); path != "" {
+		if err := os.WriteFile(path, []byte(report.table(p.sources, p.maps, p.backends)), 0o644); err != nil {
+			t.Error(err)
+		}
+	}
 	if text := report.summary(); text != "" {
 		t.Logf("unexplained differences:\n%s", text)
 	}

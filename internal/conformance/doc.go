@@ -21,7 +21,9 @@
 //	go test ./internal/conformance -run TestConformance/ext4/shift/translate/chown
 //
 // IDMOUNT_CONFORMANCE is quick (the default: two sources, one map, some of the
-// callers for each scenario) or full.
+// callers for each scenario) or full. IDMOUNT_CONFORMANCE_TOTALS is a file for
+// the totals of each source, map, caller and backend. make conformance is a full
+// run over the sources that have an oracle of their own, and prints them.
 // IDMOUNT_BACKENDS, IDMOUNT_SOURCES and IDMOUNT_MAPS are lists, separated by commas, that
 // narrow or widen either; native among the backends compares the oracle with
 // itself, which shows that the scenarios are deterministic. IDMOUNT_CACHE_MODE is

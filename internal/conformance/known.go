@@ -60,11 +60,12 @@ type Report struct {
 	Cases   int
 	Known   []*Known
 	Unknown map[string]int // differences by group, backend and what
+	Totals  map[place]*total
 }
 
 // NewReport returns a report that knows the differences of the list.
 func NewReport(list []Known) *Report {
-	r := &Report{Unknown: map[string]int{}}
+	r := &Report{Unknown: map[string]int{}, Totals: map[place]*total{}}
 	for _, k := range list {
 		k.compile()
 		r.Known = append(r.Known, &k)
@@ -78,7 +79,15 @@ func (r *Report) unexplained(c Case, want, got Result) []Difference {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.Cases++
-	return slices.DeleteFunc(compare(want, got), func(d Difference) bool { return r.explain(c, want, got, d) })
+	all := compare(want, got)
+	found := len(all)
+	all = slices.DeleteFunc(all, func(d Difference) bool { return r.explain(c, want, got, d) })
+	at := place{c.Source, c.Map, c.Caller, c.Backend}
+	if r.Totals[at] == nil {
+		r.Totals[at] = &total{}
+	}
+	r.Totals[at].add(total{1, found - len(all), len(all)})
+	return all
 }
 
 // explain reports whether a difference is known.
