@@ -146,11 +146,11 @@ as 101000 101000 sh -c 'cd view/home && : >closed && cat closed && ls -l closed'
 sleep 1 # the kernel tells the end of a file after close(2)
 as 101000 101000 rm view/home/closed
 is "what is left of a file that nobody has open" "" "$(ls -A $server/home | grep '^\.nfs')"
-for i in 1 2 3 4 5; do
-	as 101000 101000 sh -c 'cd view/home && mkdir many && for i in $(seq 50); do echo $i >many/$i; done && ls -l many && cat many/* && mv many/1 many/2' >/dev/null || fail "a directory to remove"
+for i in 1 2; do
+	as 101000 101000 sh -c 'cd view/home && mkdir many && for i in $(seq 20); do echo $i >many/$i; done && ls -l many && cat many/* && mv many/1 many/2' >/dev/null || fail "a directory to remove"
 	as 101000 101000 rm -r view/home/many || fail "rm -r"
 done
-as 101000 101000 sh -c 'cd view/home && for i in $(seq 100); do mkdir many && echo $i >many/f && exec 3<many/f && rm many/f && exec 3<&- && rmdir many || exit; done' || fail "rmdir after close"
+as 101000 101000 sh -c 'cd view/home && for i in $(seq 50); do mkdir many && echo $i >many/f && exec 3<many/f && rm many/f && exec 3<&- && rmdir many || exit; done' || fail "rmdir after close"
 is "what is left of a directory that is removed" "" "$(ls -A $server/home | grep many)"
 
 # A lock is the server's: others of the mount's source and the server have it.
