@@ -138,7 +138,7 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 // OPEN was answered before it, and sets the times of an empty file too.
 func (f *FS) truncate(n *node, fd int, in *fuse.SetAttrIn, size int64) unix.Errno {
 	set := func() unix.Errno { return sys.Truncate(fd, size) }
-	if in.Valid&fuse.FATTR_FH != 0 && f.cache.Mode != CacheExclusive && in.Fh < firstLate {
+	if in.Valid&fuse.FATTR_FH != 0 && f.isDescriptor(in.Fh) {
 		fd = int(in.Fh)
 		set = func() unix.Errno { return sys.Errno(unix.Ftruncate(fd, size)) }
 	} else if size == 0 && n.justOpened(in.Pid) {

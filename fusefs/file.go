@@ -174,7 +174,7 @@ func (f *FS) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 func (f *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	// splice(2) may give less than there is where not all of it is in memory,
 	// and for the kernel an answer that is too short is the end of the file.
-	if f.cache.Mode != CacheExclusive && !f.remoteData && in.Fh < firstLate {
+	if f.isDescriptor(in.Fh) && !f.remoteData {
 		return fuse.ReadResultFd(uintptr(in.Fh), int64(in.Offset), len(buf)), fuse.OK
 	}
 	u := f.data(in.NodeId, in.Fh, readable)

@@ -24,6 +24,10 @@ type lateFiles struct {
 // which are smaller.
 const firstLate = 1 << 32
 
+// isDescriptor reports whether the handle of an open file is this server's descriptor
+// of it. A late file's is not, and with CacheExclusive no file is opened here.
+func (f *FS) isDescriptor(fh uint64) bool { return f.cache.Mode != CacheExclusive && fh < firstLate }
+
 // openLate answers an OPEN without opening the file, if that may be. A file that
 // is not open is looked at for set-id bits (see begin); it is known that nobody has
 // changed it since only where that is reported.

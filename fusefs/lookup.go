@@ -202,7 +202,11 @@ func (f *FS) leaveVictim(dirfd int, name string) bool {
 	if f.cache.Mode == CacheExclusive || sys.StatAt(dirfd, name, &st) != 0 || st.Nlink > 1 {
 		return false
 	}
-	n := f.known(dirfd, name, &st)
+	n := f.withHandle(dirfd, name)
+	if n == nil {
+		var key keyBuf
+		n = f.nodes.find(key.ofInode(&st))
+	}
 	if n == nil || !n.isRegular() || n.openAsItGoes() {
 		return false
 	}
@@ -210,29 +214,26 @@ func (f *FS) leaveVictim(dirfd int, name string) bool {
 	return true
 }
 
-// known returns the node of a name, nil if there is none. st is of the same.
-func (f *FS) known(dirfd int, name string, st *unix.Stat_t) *node {
-	var room keyBuf
+// withHandle returns the node of a name below dirfd, or of dirfd itself, that is
+// known by its handle, nil if there is none.
+func (f *FS) withHandle(dirfd int, name string) *node {
 	var buf [sys.MaxHandle]byte
-	if size, mountID, errno := sys.HandleAt(dirfd, name, &buf); errno == 0 {
-		if m, _ := f.mounts.known(mountID); m != nil {
-			return f.nodes.find(room.ofHandle(m, buf[:size]))
-		}
+	size, mountID, errno := sys.HandleAt(dirfd, name, &buf)
+	if errno != 0 {
+		return nil
 	}
-	return f.nodes.find(room.ofInode(st))
+	m, _ := f.mounts.known(mountID)
+	if m == nil {
+		return nil
+	}
+	var key keyBuf
+	return f.nodes.find(key.ofHandle(m, buf[:size]))
 }
 
 // keepsVictim pins the descriptor that a directory has already, as most do that
 // are known.
 func (f *FS) keepsVictim(dirfd int, name string) bool {
-	var buf [sys.MaxHandle]byte
-	size, mountID, errno := sys.HandleAt(dirfd, name, &buf)
-	m, _ := f.mounts.known(mountID)
-	if errno != 0 || m == nil {
-		return false
-	}
-	var key keyBuf
-	n := f.nodes.find(key.ofHandle(m, buf[:size]))
+	n := f.withHandle(dirfd, name)
 	return n != nil && f.fds.pinHeld(n)
 }
 
@@ -241,18 +242,14 @@ func (f *FS) keepVictim(dirfd int, name string) {
 	if errno != 0 {
 		return
 	}
-	var buf [sys.MaxHandle]byte
-	size, mountID, errno := sys.HandleAt(fd, "", &buf)
-	if m, _ := f.mounts.known(mountID); errno == 0 && m != nil {
-		var key keyBuf
-		if n := f.nodes.find(key.ofHandle(m, buf[:size])); n != nil {
-			f.fds.pin(n)
-			f.fds.adopt(n, fd, pathOnly)
-			f.fds.release(n)
-			return
-		}
+	n := f.withHandle(fd, "")
+	if n == nil {
+		unix.Close(fd)
+		return
 	}
-	unix.Close(fd)
+	f.fds.pin(n)
+	f.fds.adopt(n, fd, pathOnly)
+	f.fds.release(n)
 }
 
 // moved notes the new place of a file without a handle.

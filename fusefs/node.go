@@ -261,13 +261,21 @@ func (c *fdCache) remove(n *node) int {
 	return fd
 }
 
+// spare is remove of a descriptor that nobody uses, -1 if there is none.
+func (c *fdCache) spare(n *node) int {
+	if h := n.held; h == nil || h.users > 0 || h.fd < 0 {
+		return -1
+	}
+	return c.remove(n)
+}
+
 func (c *fdCache) release(n *node) {
 	fd := -1
 	c.mu.Lock()
 	h := n.held
 	h.users--
-	if h.users == 0 && h.dead && h.fd >= 0 {
-		fd = c.remove(n)
+	if h.dead {
+		fd = c.spare(n)
 	}
 	c.mu.Unlock()
 	if fd >= 0 {
@@ -277,15 +285,12 @@ func (c *fdCache) release(n *node) {
 
 // drop closes the descriptor of a node that the kernel has forgotten.
 func (c *fdCache) drop(n *node) {
-	fd := -1
 	c.mu.Lock()
 	if h := n.held; h != nil {
 		h.dead = true
 		h.parent = nil
-		if h.users == 0 && h.fd >= 0 {
-			fd = c.remove(n)
-		}
 	}
+	fd := c.spare(n)
 	c.mu.Unlock()
 	if fd >= 0 {
 		unix.Close(fd)
@@ -294,11 +299,10 @@ func (c *fdCache) drop(n *node) {
 
 // leave closes the descriptor of a node, unless it is in use.
 func (c *fdCache) leave(n *node) {
-	fd := -1
 	c.mu.Lock()
-	if h := n.held; h != nil && h.users == 0 && h.fd >= 0 {
-		h.pinned = false
-		fd = c.remove(n)
+	fd := c.spare(n)
+	if fd >= 0 {
+		n.held.pinned = false
 	}
 	c.mu.Unlock()
 	if fd >= 0 {
@@ -383,7 +387,7 @@ func (f *FS) path(n *node) use {
 // file returns a descriptor of n: that of the open file fh if the kernel named
 // one, and otherwise one that may be O_PATH.
 func (f *FS) file(n *node, fh uint64, named bool) use {
-	if named && n.isRegular() && f.cache.Mode != CacheExclusive && fh < firstLate {
+	if named && n.isRegular() && f.isDescriptor(fh) {
 		return use{fd: int(fh), lent: true}
 	}
 	return f.path(n)
@@ -392,7 +396,7 @@ func (f *FS) file(n *node, fh uint64, named bool) use {
 // data returns a descriptor of a regular file's data: that of the open file
 // fh, or, if opens are not the server's business, one that it keeps itself.
 func (f *FS) data(id, fh uint64, least grade) use {
-	if f.cache.Mode != CacheExclusive && fh < firstLate {
+	if f.isDescriptor(fh) {
 		return use{fd: int(fh), lent: true}
 	}
 	n := f.nodes.get(id)

@@ -92,7 +92,8 @@ func (f *FS) passProgram(n *node, out *fuse.OpenOut) unix.Errno {
 	if err != nil {
 		return sys.Errno(err)
 	}
-	o := &n.uses().open
+	u := n.uses()
+	o := &u.open
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.count == 0 {
@@ -103,9 +104,7 @@ func (f *FS) passProgram(n *node, out *fuse.OpenOut) unix.Errno {
 		unix.Close(fh)
 		return unix.EACCES
 	}
-	o.count++
 	out.Fh = uint64(fh) // O_PATH: the kernel asks for no data
-	out.OpenFlags |= fuse.FOPEN_PASSTHROUGH
-	out.BackingID = o.backing
+	f.attach(n, u, unix.O_RDONLY, out)
 	return 0
 }
