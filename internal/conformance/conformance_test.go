@@ -71,6 +71,19 @@ func (p plan) callers(scenario int) []CallerClass {
 	return out
 }
 
+// each runs a test on every source with every map.
+func (p plan) each(t *testing.T, run func(t *testing.T, b *bench)) {
+	for _, fstype := range p.sources {
+		t.Run(fstype, func(t *testing.T) {
+			source := mounted(t, fstype)
+			reference := sync.OnceValue(func() string { return testenv.Source(t, likeness(fstype)) })
+			for _, m := range p.maps {
+				t.Run(m.Name, func(t *testing.T) { run(t, newBench(t, source, fstype, m, reference)) })
+			}
+		})
+	}
+}
+
 func TestConformance(t *testing.T) {
 	testenv.RequireRoot(t)
 	conform(t, planFromEnv(t), optionsFromEnv(t))
@@ -110,30 +123,21 @@ func conform(t *testing.T, p plan, o idmount.Options) {
 		list = append(list, byRequests...)
 	}
 	report := NewReport(list)
-	for _, fstype := range p.sources {
-		t.Run(fstype, func(t *testing.T) {
-			source := mounted(t, fstype)
-			reference := sync.OnceValue(func() string { return testenv.Source(t, likeness(fstype)) })
-			for _, m := range p.maps {
-				t.Run(m.Name, func(t *testing.T) {
-					b := newBench(t, source, fstype, m, reference)
-					for _, backend := range p.backends {
-						t.Run(backend, func(t *testing.T) {
-							b.each(t, func(w *worker) { w.mount = MountWith(t, source, m, backend, o) })
-							for i, s := range p.scenarios(fstype) {
-								t.Run(s.Name, func(t *testing.T) {
-									t.Parallel()
-									w := <-b.workers
-									defer func() { b.workers <- w }()
-									w.pinned(t, func() { b.check(t, w, s, p.callers(i), backend, report) })
-								})
-							}
-						})
-					}
-				})
-			}
-		})
-	}
+	p.each(t, func(t *testing.T, b *bench) {
+		for _, backend := range p.backends {
+			t.Run(backend, func(t *testing.T) {
+				b.each(t, func(w *worker) { w.mount = MountWith(t, b.source, b.m, backend, o) })
+				for i, s := range p.scenarios(b.fstype) {
+					t.Run(s.Name, func(t *testing.T) {
+						t.Parallel()
+						w := <-b.workers
+						defer func() { b.workers <- w }()
+						w.pinned(t, func() { b.check(t, w, s, p.callers(i), backend, report) })
+					})
+				}
+			})
+		}
+	})
 	t.Logf("%d cases", report.Cases)
 	if path := os.Getenv("IDMOUNT_CONFORMANCE_TOTALS"); path != "" {
 		if err := os.WriteFile(path, []byte(report.table(p.sources, p.maps, p.backends)), 0o644); err != nil {

@@ -73,15 +73,17 @@ func NewReport(list []Known) *Report {
 	return r
 }
 
-// unexplained counts a case and returns those of its differences that are not
-// known.
-func (r *Report) unexplained(c Case, want, got Result) []Difference {
+// Differences counts a case and returns those of its differences that are not
+// known, nor the source's own where that was asked (direct may be nil).
+func (r *Report) Differences(c Case, want, got Result, direct *Direct) []Difference {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.Cases++
 	all := compare(want, got)
 	found := len(all)
-	all = slices.DeleteFunc(all, func(d Difference) bool { return r.explain(c, want, got, d) })
+	all = slices.DeleteFunc(all, func(d Difference) bool {
+		return direct != nil && direct.Own(d) || r.explain(c, want, got, d)
+	})
 	at := place{c.Source, c.Map, c.Caller, c.Backend}
 	if r.Totals[at] == nil {
 		r.Totals[at] = &total{}

@@ -77,7 +77,7 @@ var KnownDifferences = []Known{
 	{
 		Reason:  "the files of the whiteout that was refused",
 		Backend: "relay|translate", Scenario: "names/.*",
-		Key: `(disk|root sees|caller sees) "d/(other3|noreplace)" .*`, Because: gave("op whiteout over", "ok", "EOVERFLOW"),
+		Key: `(disk|root sees|caller sees) "d/(other3|noreplace)" .*`, Because: Gave("op whiteout over", "ok", "EOVERFLOW"),
 	},
 	{
 		Reason:  "the kernel refuses to move parts of a file, and to share blocks, by itself: FUSE has no request for them",
@@ -87,12 +87,12 @@ var KnownDifferences = []Known{
 	{
 		Reason:  "what is not moved",
 		Backend: "relay|translate", Source: "xfs|btrfs", Scenario: "use/(fallocate-moves|clone)", Key: `(disk|root sees|caller sees) "(f|to)" (size|data)`,
-		Because: gave("op collapse|op ficlone", "ok", "ENOTSUP"),
+		Because: Gave("op collapse|op ficlone", "ok", "ENOTSUP"),
 	},
 	{
 		Reason:  "no request tells that O_APPEND was taken away by F_SETFL, so writes still go to the end",
 		Backend: "relay|translate", Scenario: "use/append", Key: `(disk|root sees|caller sees) "f" (size|data)`,
-		Because: gave("op clear append of append", "ok", "ok"),
+		Because: Gave("op clear append of append", "ok", "ok"),
 	},
 	{
 		Reason: "a file has lost set-id bits with a write, and the answer to that carries no mode: until its " +
@@ -142,9 +142,9 @@ func chownGave(native, backend string) func(want, got Result, d Difference) bool
 
 var chownFile = regexp.MustCompile(`"f(\d+)"`)
 
-// gave is the cause of what differs after calls, alternatives being separated
-// by |: what one of them gave natively, and by the backend.
-func gave(ops, native, backend string) func(want, got Result, d Difference) bool {
+// Gave is for Known.Because: the cause of what differs after calls, alternatives
+// being separated by |, is what one of them gave natively, and by the backend.
+func Gave(ops, native, backend string) func(want, got Result, d Difference) bool {
 	return func(want, got Result, _ Difference) bool {
 		for _, op := range strings.Split(ops, "|") {
 			if want.value(op) == native && got.value(op) == backend {

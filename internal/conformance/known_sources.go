@@ -16,7 +16,7 @@ var sourceDifferences = []Known{
 		Reason: "what fallocate(2) has not changed on ext2 and ramfs",
 		Source: withoutFallocate, Scenario: "kill/.*",
 		Key:     "op (capability )?after (fallocate|punch)|" + seen + `"(fallocate|punch)" (size|data|mode|xattrs?.*)`,
-		Because: gave("op fallocate|op punch", "ok", "ENOTSUP"),
+		Because: Gave("op fallocate|op punch", "ok", "ENOTSUP"),
 	},
 	{
 		Reason: "set-id bits that fallocate(2) has not taken, and data that it has not punched out, on ext2 and ramfs",
@@ -33,12 +33,12 @@ var sourceDifferences = []Known{
 	},
 	{
 		Reason: "the whiteouts that overlayfs has not made",
-		Source: "overlay", Key: seen + `"d/whiteout" .*`, Because: gave("op mknod whiteout", "ok", "EPERM"),
+		Source: "overlay", Key: seen + `"d/whiteout" .*`, Because: Gave("op mknod whiteout", "ok", "EPERM"),
 	},
 	{
 		Reason: "the files that RENAME_WHITEOUT has not moved on overlayfs and ramfs",
 		Source: "overlay|ramfs", Key: seen + `"d/(white|whitened|other3|noreplace)" .*`,
-		Because: gave("op whiteout|op whiteout over", "ok", "EINVAL"),
+		Because: Gave("op whiteout|op whiteout over", "ok", "EINVAL"),
 	},
 	{
 		Reason: "overlayfs removes an ACL as its mounter, whose groups decide about S_ISGID",
@@ -54,7 +54,7 @@ var sourceDifferences = []Known{
 	},
 	{
 		Reason: "ramfs has no extended attributes, and so no event of one",
-		Source: "ramfs", Scenario: "use/inotify", Key: "op (setxattr|events are)", Because: gave("op setxattr", "ok", "ENOTSUP"),
+		Source: "ramfs", Scenario: "use/inotify", Key: "op (setxattr|events are)", Because: Gave("op setxattr", "ok", "ENOTSUP"),
 	},
 	{
 		Reason: "truncate(2) on ramfs leaves the times of a file, whatever its size",
@@ -67,7 +67,7 @@ var sourceDifferences = []Known{
 	{
 		Reason: "what ramfs has not done without O_DIRECT",
 		Source: "ramfs", Scenario: "use/direct", Key: "op (open plain|flags|read|read directly|write|write cached)|" + seen + `"f" (size|data)`,
-		Because: gave("op open", "ok", "EINVAL"),
+		Because: Gave("op open", "ok", "EINVAL"),
 	},
 	{
 		Reason: "ramfs has no holes and no times of birth",
@@ -84,7 +84,7 @@ var sourceDifferences = []Known{
 	{
 		Reason: "what the file without a name would have shown",
 		Source: "idmount", Scenario: "create.*", Key: `op (fstat|write|link) tmpfile( excl)?|op tmpfile \(2\)|` + seen + `"d/linked" .*`,
-		Got: `\(absent\)`, Because: gave("op tmpfile|op tmpfile excl", "ok", "EIO"),
+		Got: `\(absent\)`, Because: Gave("op tmpfile|op tmpfile excl", "ok", "EIO"),
 	},
 	{
 		Reason: "sizes of the file system itself",

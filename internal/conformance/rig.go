@@ -1,7 +1,6 @@
 package conformance
 
 import (
-	"slices"
 	"testing"
 
 	"github.com/idmount/idmount/internal/testenv"
@@ -40,21 +39,4 @@ func (r *Rig) Run(disk, mnt string, s *Scenario, caller string) (Result, error) 
 		r.start(caller)
 	}
 	return r.b.run(r.w, s, caller, disk, mnt)
-}
-
-// Differences of a case that are neither the source's own nor known to the
-// report.
-func (r *Report) Differences(c Case, want, got Result, direct *Direct) []Difference {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.Cases++
-	return slices.DeleteFunc(compare(want, got), func(d Difference) bool {
-		return direct.Own(d) || r.explain(c, want, got, d)
-	})
-}
-
-// Gave is for Known.Because: the cause of what differs after calls, alternatives
-// being separated by |, is what one of them gave natively, and by the backend.
-func Gave(ops, native, backend string) func(want, got Result, d Difference) bool {
-	return gave(ops, native, backend)
 }

@@ -149,7 +149,7 @@ func (b *bench) check(t *testing.T, w *worker, s *Scenario, callers []CallerClas
 			continue
 		}
 		shown := 0
-		for _, d := range report.unexplained(Case{s.Name, c.Name, backend, b.fstype, b.m.Name}, want, got) {
+		for _, d := range report.Differences(Case{s.Name, c.Name, backend, b.fstype, b.m.Name}, want, got, nil) {
 			if shown++; shown <= 5 {
 				t.Errorf("caller %s: %s: native %s, %s %s", c.Name, d.Key, d.Want, backend, d.Got)
 			}

@@ -1,12 +1,8 @@
 package conformance
 
 import (
-	"bytes"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/idmount/idmount/internal/testenv"
@@ -21,19 +17,7 @@ var protections = map[string]int{"hardlinks": 1, "symlinks": 1, "fifos": 2, "reg
 func protect(t *testing.T, level int) {
 	t.Helper()
 	for name, highest := range protections {
-		path := filepath.Join("/proc/sys/fs", "protected_"+name)
-		was, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := os.WriteFile(path, bytes.TrimSpace(was), 0); err != nil {
-				t.Error(err)
-			}
-		})
-		if err := os.WriteFile(path, fmt.Append(nil, min(level, highest)), 0); err != nil {
-			t.Fatal(err)
-		}
+		testenv.Setting(t, "/proc/sys/fs/protected_"+name, fmt.Sprint(min(level, highest)))
 	}
 }
 
@@ -45,45 +29,35 @@ func TestProtected(t *testing.T) {
 	if !p.full {
 		p.sources = p.sources[:1]
 	}
-	scenarios := stickyScenarios()
-	for _, fstype := range p.sources {
-		t.Run(fstype, func(t *testing.T) {
-			source := mounted(t, fstype)
-			reference := sync.OnceValue(func() string { return testenv.Source(t, likeness(fstype)) })
-			for _, m := range p.maps {
-				t.Run(m.Name, func(t *testing.T) {
-					b := newBench(t, source, fstype, m, reference)
-					w := <-b.workers
-					defer func() { b.workers <- w }()
-					mounts := map[string]string{}
-					for _, backend := range p.backends {
-						mounts[backend] = MountWith(t, source, m, backend, optionsFromEnv(t))
-					}
-					report := NewReport(KnownDifferences)
-					refused := -1
-					for level := range 3 {
-						t.Run(fmt.Sprint(level), func(t *testing.T) {
-							protect(t, level)
-							clear(b.results)
-							for _, backend := range p.backends {
-								w.mount = mounts[backend]
-								for i, s := range scenarios {
-									t.Run(backend+"/"+s.Name, func(t *testing.T) {
-										w.pinned(t, func() { b.check(t, w, s, p.callers(i), backend, report) })
-									})
-								}
-							}
+	p.each(t, func(t *testing.T, b *bench) {
+		w := <-b.workers
+		defer func() { b.workers <- w }()
+		mounts := map[string]string{}
+		for _, backend := range p.backends {
+			mounts[backend] = MountWith(t, b.source, b.m, backend, optionsFromEnv(t))
+		}
+		report := NewReport(KnownDifferences)
+		refused := -1
+		for level := range 3 {
+			t.Run(fmt.Sprint(level), func(t *testing.T) {
+				protect(t, level)
+				clear(b.results)
+				for _, backend := range p.backends {
+					w.mount = mounts[backend]
+					for i, s := range stickyScenarios() {
+						t.Run(backend+"/"+s.Name, func(t *testing.T) {
+							w.pinned(t, func() { b.check(t, w, s, p.callers(i), backend, report) })
 						})
-						n := refusals(b.results)
-						if n <= refused {
-							t.Errorf("level %d refuses %d calls natively, the one before it %d", level, n, refused)
-						}
-						refused = n
 					}
-				})
+				}
+			})
+			n := refusals(b.results)
+			if n <= refused {
+				t.Errorf("level %d refuses %d calls natively, the one before it %d", level, n, refused)
 			}
-		})
-	}
+			refused = n
+		}
+	})
 }
 
 func refusals(results map[string]Result) (n int) {

@@ -39,15 +39,9 @@ func TestNFS(t *testing.T) {
 	for _, r := range runs {
 		t.Run(r.suite+"/"+r.squash+"/v"+r.version, func(t *testing.T) {
 			k, err := uml.Fetch(t.Context(), r.suite, "")
-			if errors.Is(err, uml.ErrUnavailable) {
-				testenv.Skip(t, testenv.NeedKernel, err.Error())
-			}
-			must(t, err)
+			available(t, testenv.NeedKernel, err)
 			n, err := uml.FetchNFS(t.Context(), "")
-			if errors.Is(err, uml.ErrUnavailable) {
-				testenv.Skip(t, testenv.NeedProgram, err.Error())
-			}
-			must(t, err)
+			available(t, testenv.NeedProgram, err)
 			script := filepath.Join(testenv.Dir(t), "nfs.sh")
 			must(t, os.WriteFile(script, []byte(nfsScript), 0o755))
 			o := n.With(uml.Options{
@@ -64,4 +58,13 @@ func TestNFS(t *testing.T) {
 			t.Logf("%v\n%s", got.Elapsed.Round(time.Second), got.Output)
 		})
 	}
+}
+
+// available skips a test without what could not be fetched.
+func available(t *testing.T, need testenv.ReasonID, err error) {
+	t.Helper()
+	if errors.Is(err, uml.ErrUnavailable) {
+		testenv.Skip(t, need, err.Error())
+	}
+	must(t, err)
 }

@@ -1,7 +1,6 @@
 package kernels
 
 import (
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,10 +36,7 @@ func suitePart(t *testing.T, suite, pattern, passes string, modules ...string) {
 		return
 	}
 	k, err := uml.Fetch(t.Context(), suite, "")
-	if errors.Is(err, uml.ErrUnavailable) {
-		testenv.Skip(t, testenv.NeedKernel, err.Error())
-	}
-	must(t, err)
+	available(t, testenv.NeedKernel, err)
 	program := filepath.Join(testenv.Dir(t), "conformance.test")
 	build := exec.Command("go", "test", "-c", "-o", program, "../conformance")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")

@@ -11,22 +11,11 @@ import (
 func IOUring(t testing.TB) {
 	t.Helper()
 	const path = "/sys/module/fuse/parameters/enable_uring"
-	was, err := os.ReadFile(path)
-	if os.IsNotExist(err) {
+	if _, err := os.Stat(path); os.IsNotExist(err) {
 		Skip(t, NeedKernel, "the kernel's FUSE has no io_uring")
-	}
-	if err != nil {
-		t.Fatal(err)
 	}
 	if disabled, _ := os.ReadFile("/proc/sys/kernel/io_uring_disabled"); bytes.HasPrefix(disabled, []byte("2")) {
 		Skip(t, NeedKernel, "io_uring is disabled for all")
 	}
-	if err := os.WriteFile(path, []byte("Y"), 0); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.WriteFile(path, bytes.TrimSpace(was), 0); err != nil {
-			t.Error(err)
-		}
-	})
+	Setting(t, path, "Y")
 }
