@@ -218,9 +218,13 @@ func (r *request) attach(fs *fusefs.FS, o sys.FuseMountOptions) (uint64, error) 
 		return 0, err
 	}
 	defer dev.Close()
-	defer tree.Close() // dissolves the mount unless it has been moved
+	defer func() { tree.Close() }() // dissolves the mount unless it has been moved
 	if err := fs.Start(dev); err != nil {
 		return 0, err
+	}
+	if inner, err := fs.Reroot(tree); err == nil {
+		tree.Close()
+		tree = inner
 	}
 	if r.Relay {
 		ns, err := sys.NewUserNamespace(r.Map.UIDMapText(), r.Map.GIDMapText())

@@ -50,21 +50,22 @@ type Options struct {
 type FS struct {
 	fuse.RawFileSystem // answers ENOSYS to what is not implemented here
 
-	own      owners
-	cache    Cache
-	watch    *watch // nil unless CacheCoherent, and the kernel can
-	log      *slog.Logger
-	source   *os.File
-	root     *node
-	nodes    *table
-	fds      fdCache
-	capLocks capLocks
-	mounts   *mounts
-	devices  devices
-	streams  streams
-	backings backings
-	late     lateFiles
-	locks    lockBooks
+	own       owners
+	cache     Cache
+	watch     *watch // nil unless CacheCoherent, and the kernel can
+	log       *slog.Logger
+	source    *os.File
+	root      *node
+	rerooting atomic.Bool // see Reroot
+	nodes     *table
+	fds       fdCache
+	capLocks  capLocks
+	mounts    *mounts
+	devices   devices
+	streams   streams
+	backings  backings
+	late      lateFiles
+	locks     lockBooks
 
 	requests *Requests // nil counts nothing
 

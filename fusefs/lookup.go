@@ -85,13 +85,58 @@ func (f *FS) intern(fd int, parent *node, name string, out *fuse.EntryOut) (*nod
 	if n == nil {
 		return nil, unix.ENFILE
 	}
-	out.NodeId = n.id
-	out.Generation = 1
-	f.own.attr(&st, n.tag, &out.Attr)
+	f.describe(n, &st, out)
 	if noHandle != 0 || seen {
 		out.SetAttrTimeout(f.attrValidity(n, st.Mode, began))
 	}
 	return n, 0
+}
+
+// describe fills in the answer to a look-up.
+func (f *FS) describe(n *node, st *unix.Stat_t, out *fuse.EntryOut) {
+	out.NodeId = n.id
+	out.Generation = 1
+	f.own.attr(st, n.tag, &out.Attr)
+}
+
+// internName is intern, by its name alone, for a file of which no descriptor is
+// needed: its handle says which inode it is of, so that what is said of the name
+// afterwards is known to be of the same one. It returns EAGAIN for any other.
+//
+// A file that has got the inode of one deleted in between has another handle than
+// this one, which is stale from then on.
+func (f *FS) internName(dirfd int, name string, out *fuse.EntryOut) unix.Errno {
+	var (
+		buf  [sys.MaxHandle]byte
+		room keyBuf
+		st   unix.Stat_t
+	)
+	size, mountID, errno := sys.HandleAt(dirfd, name, &buf)
+	if errno == unix.ENOENT {
+		return errno
+	}
+	if errno != 0 {
+		return unix.EAGAIN
+	}
+	m, _ := f.mounts.known(mountID)
+	ino, ok := sys.HandleInode(buf[:size])
+	if m == nil || !ok {
+		return unix.EAGAIN
+	}
+	key := room.ofHandle(m, buf[:size])
+	began := f.watch.begin(string(key))
+	if sys.StatAt(dirfd, name, &st) != 0 || st.Ino != ino || st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return unix.EAGAIN
+	}
+	n := f.nodes.lookup(key)
+	if n == nil {
+		if n = f.nodes.intern(f.newNode(key, &st)); n == nil {
+			return unix.ENFILE
+		}
+	}
+	f.describe(n, &st, out)
+	out.SetAttrTimeout(f.attrValidity(n, st.Mode, began))
+	return 0
 }
 
 func (f *FS) newNode(key []byte, st *unix.Stat_t) *node {
@@ -123,9 +168,12 @@ func (f *FS) lost(n, parent *node, name string) bool {
 func (f *FS) entry(dir *node, dirfd int, name string, out *fuse.EntryOut) unix.Errno {
 	began := f.watch.begin(dir.key)
 	f.doubt(dirfd, name)
-	fd, errno := openPath(dirfd, name)
-	if errno == 0 {
-		_, errno = f.identify(fd, true, dir, name, out)
+	errno := f.internName(dirfd, name, out)
+	if errno == unix.EAGAIN {
+		var fd int
+		if fd, errno = openPath(dirfd, name); errno == 0 {
+			_, errno = f.identify(fd, true, dir, name, out)
+		}
 	}
 	// That there is none may be kept as well.
 	out.SetEntryTimeout(f.entryValidity(dir, began))
@@ -136,6 +184,9 @@ func (f *FS) entry(dir *node, dirfd int, name string, out *fuse.EntryOut) unix.E
 func (f *FS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	if !validName(name) {
 		return fuse.Status(unix.ENOENT)
+	}
+	if h.NodeId == rootID && name == innerRoot && f.rerooting.Load() {
+		return fuse.Status(f.inner(out))
 	}
 	dir, u := f.pathOf(h.NodeId)
 	if u.errno != 0 {

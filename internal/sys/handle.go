@@ -43,6 +43,30 @@ func HandleAt(dirfd int, name string, buf *[MaxHandle]byte) (n int, mountID int3
 	return 4 + copy(buf[4:], h.data[:h.size]), mountID, 0
 }
 
+// HandleInode returns the number of the inode that a handle is of, on the file
+// systems whose handles are known to hold it (include/linux/exportfs.h): on any
+// other it may return false, or the number of no inode.
+func HandleInode(handle []byte) (uint64, bool) {
+	const (
+		ino32Gen = 1    // ext4 and most others: 32 bits, then the generation; tmpfs: the generation, then 64 bits
+		btrfs    = 0x4d // 64 bits, then the subvolume and the generation
+		ino64Gen = 0x81 // xfs: 64 bits, then the generation
+	)
+	if len(handle) < 4 {
+		return 0, false
+	}
+	typ, id := binary.NativeEndian.Uint32(handle), handle[4:]
+	switch {
+	case typ == ino32Gen && len(id) == 8:
+		return uint64(binary.NativeEndian.Uint32(id)), true
+	case typ == ino32Gen && len(id) == 12:
+		return uint64(binary.NativeEndian.Uint32(id[4:])) | uint64(binary.NativeEndian.Uint32(id[8:]))<<32, true
+	case typ == btrfs && len(id) == 20, typ == ino64Gen && len(id) == 12:
+		return binary.NativeEndian.Uint64(id), true
+	}
+	return 0, false
+}
+
 // OpenHandle opens what handle, as HandleAt wrote it, names on the file system
 // of mountFd, which must not be an O_PATH descriptor. It takes
 // CAP_DAC_READ_SEARCH in the initial user namespace. A file that is gone is

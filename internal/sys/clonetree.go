@@ -1,0 +1,53 @@
+package sys
+
+import (
+	"errors"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// CloneDetached returns a detached mount of the directory name in tree, which is a
+// detached mount as well. Links are not followed.
+//
+// Before Linux 6.15 only what is in the caller's mount namespace can be cloned.
+// There tree is attached in a namespace that nobody else has, and that ends with the
+// call; what is returned does not.
+func CloneDetached(tree *os.File, name string) (*os.File, error) {
+	inner, err := OpenTreeAt(tree, name, unix.OPEN_TREE_CLONE|unix.AT_SYMLINK_NOFOLLOW)
+	if errors.Is(err, unix.EINVAL) {
+		return cloneElsewhere(tree, name)
+	}
+	return inner, err
+}
+
+// cloneElsewhere finds the directory first: once tree is attached it can't be
+// attached anywhere else.
+func cloneElsewhere(tree *os.File, name string) (inner *os.File, err error) {
+	fd, errno := OpenAt(int(tree.Fd()), name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if errno != 0 {
+		return nil, &Error{Op: "open", Path: join(tree, name), Err: errno}
+	}
+	dir := os.NewFile(uintptr(fd), join(tree, name))
+	defer dir.Close()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		// Not unlocked: the thread ends with the goroutine.
+		runtime.LockOSThread()
+		if err = unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			err = &Error{Op: "unshare", Path: "mounts", Err: err}
+			return
+		}
+		if err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			err = &Error{Op: "mount", Path: "/", Detail: "private", Err: err}
+			return
+		}
+		if err = MoveMount(tree, "/"); err == nil {
+			inner, err = OpenTreeAt(dir, "", unix.OPEN_TREE_CLONE|unix.AT_EMPTY_PATH)
+		}
+	}()
+	<-done
+	return inner, err
+}
