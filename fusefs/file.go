@@ -56,12 +56,12 @@ func (f *FS) Open(x <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 
 // openPatiently waits until nobody has a lease on the file that forbids to open it,
 // or x is closed. The kernel's own waiting ends by a signal to the caller, of which
-// a thread here would not hear.
+// a thread here would not hear. Without x it does not wait, and returns EAGAIN.
 func (f *FS) openPatiently(x <-chan struct{}, n *node, flags int) (int, unix.Errno) {
 	const most = 50 * time.Millisecond
 	for pause := time.Millisecond; ; pause = min(2*pause, most) {
 		fd, errno := f.reopen(n, flags|unix.O_NONBLOCK)
-		if errno != unix.EAGAIN || flags&unix.O_NONBLOCK != 0 {
+		if errno != unix.EAGAIN || flags&unix.O_NONBLOCK != 0 || x == nil {
 			return fd, errno
 		}
 		select {

@@ -264,8 +264,12 @@ func (f *FS) start(dev *os.File) error {
 	if rings {
 		opts.ExtraCapabilities |= fuse.CAP_OVER_IO_URING
 	}
-	protocol := fuse.NewProtocolServer(f.front(), opts)
+	front := f.front()
+	protocol := fuse.NewProtocolServer(front, opts)
 	err = conn.Serve(func(in, out [][]byte) (int, bool) {
+		if n, ok := hot(front, in, out); ok {
+			return n, true
+		}
 		n, status := protocol.HandleRequest(in, out)
 		return n, status.Ok()
 	})
