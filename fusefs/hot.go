@@ -31,19 +31,21 @@ const (
 // answer lie: go-fuse makes a kilobyte of garbage of each message, which costs more
 // than most take.
 //
-// It returns false, and has done nothing, for all others: those in pieces, as they
-// come from a ring, those with extensions, and those that it does not understand.
-// What it calls is given no channel, as nobody hears of interruptions here: Open
-// returns EAGAIN instead of waiting, and is then called in the other way.
+// It returns false, and has done nothing, for all others, for those with extensions,
+// and for those that it does not understand. What it calls is given no channel, as
+// nobody hears of interruptions here: Open returns EAGAIN instead of waiting, and is
+// then called in the other way.
 func hot(fs fuse.RawFileSystem, in, out [][]byte) (n int, ok bool) {
-	if len(in) != 1 || len(out) != 1 {
+	m := piecesOf(in)
+	h := structure[fuse.InHeader](&m)
+	header, body := out[0], out[len(out)-1]
+	if len(out) == 1 && len(header) >= answerHeader {
+		body = header[answerHeader:]
+	}
+	if h == nil || h.TotalExtlen != 0 || len(header) < answerHeader || len(body) < maxAnswer {
 		return 0, false
 	}
-	m, reply := in[0], out[0]
-	h := structure[fuse.InHeader](m)
-	if h == nil || h.TotalExtlen != 0 || len(reply) < maxAnswer {
-		return 0, false
-	}
+	unique := h.Unique // the header of the answer takes its place
 	var (
 		name   string
 		status fuse.Status
@@ -51,79 +53,80 @@ func hot(fs fuse.RawFileSystem, in, out [][]byte) (n int, ok bool) {
 	)
 	switch h.Opcode {
 	case wireLookup:
-		if name, ok = nameBehind(h, m); ok {
+		if name, ok = nameBehind(h, &m); ok {
 			var e *fuse.EntryOut
-			e, size = room[fuse.EntryOut](reply)
+			e, size = room[fuse.EntryOut](body)
 			status = fs.Lookup(nil, h, name, e)
 		}
 	case wireGetattr:
-		if in := structure[fuse.GetAttrIn](m); in != nil {
+		if in := structure[fuse.GetAttrIn](&m); in != nil {
 			var a *fuse.AttrOut
-			a, size = room[fuse.AttrOut](reply)
+			a, size = room[fuse.AttrOut](body)
 			status, ok = fs.GetAttr(nil, in, a), true
 		}
 	case wireSetattr:
-		if in := structure[fuse.SetAttrIn](m); in != nil {
+		if in := structure[fuse.SetAttrIn](&m); in != nil {
 			var a *fuse.AttrOut
-			a, size = room[fuse.AttrOut](reply)
+			a, size = room[fuse.AttrOut](body)
 			status, ok = fs.SetAttr(nil, in, a), true
 		}
 	case wireStatx:
-		if in := structure[fuse.StatxIn](m); in != nil {
+		if in := structure[fuse.StatxIn](&m); in != nil {
 			var x *fuse.StatxOut
-			x, size = room[fuse.StatxOut](reply)
+			x, size = room[fuse.StatxOut](body)
 			status, ok = fs.Statx(nil, in, x), true
 		}
 	case wireUnlink:
-		if name, ok = nameBehind(h, m); ok {
+		if name, ok = nameBehind(h, &m); ok {
 			status = fs.Unlink(nil, h, name)
 		}
 	case wireOpen:
-		if in := structure[fuse.OpenIn](m); in != nil {
+		if in := structure[fuse.OpenIn](&m); in != nil {
 			var o *fuse.OpenOut
-			o, size = room[fuse.OpenOut](reply)
+			o, size = room[fuse.OpenOut](body)
 			status = fs.Open(nil, in, o)
 			ok = status != fuse.EAGAIN
 		}
 	case wireCreate:
-		in := structure[fuse.CreateIn](m)
-		if name, ok = nameBehind(in, m); ok {
+		in := structure[fuse.CreateIn](&m)
+		if name, ok = nameBehind(in, &m); ok {
 			var c *fuse.CreateOut
-			c, size = room[fuse.CreateOut](reply)
+			c, size = room[fuse.CreateOut](body)
 			status = fs.Create(nil, in, name, c)
 		}
 	case wireFlush:
-		if in := structure[fuse.FlushIn](m); in != nil {
+		if in := structure[fuse.FlushIn](&m); in != nil {
 			status, ok = fs.Flush(nil, in), true
 		}
 	case wireRelease:
-		if in := structure[fuse.ReleaseIn](m); in != nil {
+		if in := structure[fuse.ReleaseIn](&m); in != nil {
 			fs.Release(nil, in)
 			ok = true
 		}
 	case wireForget:
-		if in := structure[fuse.ForgetIn](m); in != nil {
+		if in := structure[fuse.ForgetIn](&m); in != nil {
 			fs.Forget(h.NodeId, in.Nlookup)
 			return 0, true
 		}
 	case wireBatchForget:
-		return 0, forgetAll(fs, m)
+		return 0, forgetAll(fs, &m)
 	case wireRead:
-		if in := structure[fuse.ReadIn](m); in != nil && int(in.Size) <= len(reply)-answerHeader {
-			size, status = read(fs, in, reply[answerHeader:][:in.Size])
+		if in := structure[fuse.ReadIn](&m); in != nil && uint64(in.Size) <= uint64(len(body)) {
+			size, status = read(fs, in, body[:in.Size])
 			ok = true
 		}
 	case wireWrite:
-		if in := structure[fuse.WriteIn](m); in != nil {
-			var w *fuse.WriteOut
-			w, size = room[fuse.WriteOut](reply)
-			w.Size, status = fs.Write(nil, in, m[unsafe.Sizeof(*in):])
-			ok = true
+		if in := structure[fuse.WriteIn](&m); in != nil {
+			var written uint32
+			written, status = fs.Write(nil, in, behind(in, &m))
+			var w *fuse.WriteOut // where the data may have been
+			w, size = room[fuse.WriteOut](body)
+			w.Size, ok = written, true
 		}
 	case wireGetxattr:
-		in := structure[fuse.GetXAttrIn](m)
-		if name, ok = nameBehind(in, m); ok && int(in.Size) <= len(reply)-answerHeader {
-			size, status = getXAttr(fs, in, name, reply)
+		in := structure[fuse.GetXAttrIn](&m)
+		if name, ok = nameBehind(in, &m); ok && uint64(in.Size) <= uint64(len(body)) {
+			size, status = getXAttr(fs, in, name, body)
 		} else {
 			ok = false
 		}
@@ -135,46 +138,69 @@ func hot(fs fuse.RawFileSystem, in, out [][]byte) (n int, ok bool) {
 		size = 0
 	}
 	size += answerHeader
-	binary.NativeEndian.PutUint32(reply[0:], uint32(size))
-	binary.NativeEndian.PutUint32(reply[4:], uint32(-int32(status)))
-	binary.NativeEndian.PutUint64(reply[8:], h.Unique)
+	binary.NativeEndian.PutUint32(header[0:], uint32(size))
+	binary.NativeEndian.PutUint32(header[4:], uint32(-int32(status)))
+	binary.NativeEndian.PutUint64(header[8:], unique)
 	return size, true
 }
 
 const (
 	answerHeader = int(unsafe.Sizeof(fuse.OutHeader{}))
-	maxAnswer    = answerHeader + int(max(unsafe.Sizeof(fuse.CreateOut{}), unsafe.Sizeof(fuse.StatxOut{})))
+	maxAnswer    = int(max(unsafe.Sizeof(fuse.CreateOut{}), unsafe.Sizeof(fuse.StatxOut{})))
 )
 
-// structure returns the structure that a message begins with, nil if it is shorter.
-func structure[T any](m []byte) *T {
+// message is the structure that a message begins with, and what is behind it: in the
+// same piece, or in one of its own.
+type message struct {
+	first, second []byte
+	pieces        int
+}
+
+func piecesOf(in [][]byte) message {
+	m := message{first: in[0], pieces: len(in)}
+	if m.pieces > 1 {
+		m.second = in[1]
+	}
+	return m
+}
+
+// structure returns the structure that a message begins with, nil if there is less.
+func structure[T any](m *message) *T {
 	var t T
-	if uintptr(len(m)) < unsafe.Sizeof(t) {
+	if uintptr(len(m.first)) < unsafe.Sizeof(t) {
 		return nil
 	}
-	return (*T)(unsafe.Pointer(unsafe.SliceData(m)))
+	return (*T)(unsafe.Pointer(unsafe.SliceData(m.first)))
 }
 
-// room returns where the structure of an answer goes, cleared, and its length.
-func room[T any](reply []byte) (*T, int) {
-	var t T
-	size := int(unsafe.Sizeof(t))
-	clear(reply[answerHeader:][:size])
-	return (*T)(unsafe.Pointer(&reply[answerHeader])), size
+// behind returns what is behind the structure of a message.
+func behind[T any](in *T, m *message) []byte {
+	if m.pieces > 1 {
+		return m.second
+	}
+	return m.first[unsafe.Sizeof(*in):]
 }
 
-// nameBehind returns the name behind the structure that a message begins with. It is
-// a copy, as it may be kept.
-func nameBehind[T any](in *T, m []byte) (string, bool) {
+// nameBehind returns the name behind the structure of a message. It is a copy, as it
+// may be kept.
+func nameBehind[T any](in *T, m *message) (string, bool) {
 	if in == nil {
 		return "", false
 	}
-	rest := m[unsafe.Sizeof(*in):]
+	rest := behind(in, m)
 	end := bytes.IndexByte(rest, 0)
 	if end < 0 {
 		return "", false
 	}
 	return string(rest[:end]), true
+}
+
+// room returns where the structure of an answer goes, cleared, and its length.
+func room[T any](body []byte) (*T, int) {
+	var t T
+	size := int(unsafe.Sizeof(t))
+	clear(body[:size])
+	return (*T)(unsafe.Pointer(unsafe.SliceData(body))), size
 }
 
 func read(fs fuse.RawFileSystem, in *fuse.ReadIn, buf []byte) (int, fuse.Status) {
@@ -187,34 +213,37 @@ func read(fs fuse.RawFileSystem, in *fuse.ReadIn, buf []byte) (int, fuse.Status)
 	return copy(buf, data), status
 }
 
-// getXAttr answers with the value, or with its size if none fits.
-func getXAttr(fs fuse.RawFileSystem, in *fuse.GetXAttrIn, name string, reply []byte) (int, fuse.Status) {
+// getXAttr answers with the value, or with its size if none is wanted.
+func getXAttr(fs fuse.RawFileSystem, in *fuse.GetXAttrIn, name string, body []byte) (int, fuse.Status) {
 	if in.Size > 0 {
-		n, status := fs.GetXAttr(nil, &in.InHeader, name, reply[answerHeader:][:in.Size])
+		n, status := fs.GetXAttr(nil, &in.InHeader, name, body[:in.Size])
 		return int(n), status
 	}
 	n, status := fs.GetXAttr(nil, &in.InHeader, name, nil)
 	if status == fuse.ERANGE {
 		status = fuse.OK
 	}
-	o, size := room[fuse.GetXAttrOut](reply)
+	o, size := room[fuse.GetXAttrOut](body)
 	o.Size = n
 	return size, status
 }
 
-// forgetAll is struct fuse_batch_forget_in, and a node and a count for each.
-func forgetAll(fs fuse.RawFileSystem, m []byte) bool {
+// forgetAll is struct fuse_batch_forget_in, and behind it a node and a count for each.
+func forgetAll(fs fuse.RawFileSystem, m *message) bool {
+	type batch struct {
+		fuse.InHeader
+		Count, Dummy uint32
+	}
 	const each = 16
-	rest := m[unsafe.Sizeof(fuse.InHeader{}):]
-	if len(rest) < 8 {
+	in := structure[batch](m)
+	if in == nil {
 		return false
 	}
-	count := int(binary.NativeEndian.Uint32(rest))
-	rest = rest[8:]
-	if len(rest)/each < count {
+	rest := behind(in, m)
+	if uint64(len(rest)) < uint64(in.Count)*each {
 		return false
 	}
-	for ; count > 0; count-- {
+	for range in.Count {
 		fs.Forget(binary.NativeEndian.Uint64(rest), binary.NativeEndian.Uint64(rest[8:]))
 		rest = rest[each:]
 	}

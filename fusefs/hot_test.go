@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -82,32 +83,47 @@ func (e *echo) GetXAttr(_ cancel, h *fuse.InHeader, name string, dest []byte) (u
 	return uint32(copy(dest, "value")), status
 }
 
-// TestHotAnswersAsGoFuse has messages of all kinds and lengths answered in both ways.
+// TestHotAnswersAsGoFuse has messages of all kinds and lengths answered in both ways,
+// in one piece and in two, of which the second is where the answer goes.
 func TestHotAnswersAsGoFuse(t *testing.T) {
 	quiet := &fuse.MountOptions{Logger: log.New(io.Discard, "", 0)}
 	for opcode := uint32(0); opcode < 64; opcode++ {
-		for _, status := range []fuse.Status{fuse.OK, fuse.ENOENT, fuse.Status(unix.EOVERFLOW)} {
+		for _, status := range []fuse.Status{fuse.OK, fuse.Status(unix.EOVERFLOW)} {
 			for length := 0; length <= 160; length++ {
 				for _, size := range []uint32{0, 3, 64, 1 << 20} {
-					m := message(opcode, length, size)
-					ours, theirs := &echo{RawFileSystem: fuse.NewDefaultRawFileSystem(), status: status}, &echo{RawFileSystem: fuse.NewDefaultRawFileSystem(), status: status}
-					reply, want := make([]byte, 4096), make([]byte, 4096)
-					for i := range reply {
-						reply[i] = 0xff // of the last message
-					}
-					n, ok := hot(ours, [][]byte{m}, [][]byte{reply})
-					if !ok {
-						if len(ours.heard) > 0 {
-							t.Fatalf("opcode %d of %d bytes: left to go-fuse after %q", opcode, length, ours.heard)
+					for _, split := range []int{0, headSize[opcode]} {
+						m := message160(opcode, length, size)
+						if split > length {
+							continue
 						}
-						continue
-					}
-					wantN, _ := fuse.NewProtocolServer(theirs, quiet).HandleRequest([][]byte{m}, [][]byte{want})
-					if diff := cmp.Diff(theirs.heard, ours.heard); diff != "" {
-						t.Fatalf("opcode %d of %d bytes: calls (-go-fuse +ours):\n%s", opcode, length, diff)
-					}
-					if diff := cmp.Diff(want[:wantN], reply[:n]); diff != "" {
-						t.Fatalf("opcode %d of %d bytes, status %v: answer (-go-fuse +ours):\n%s", opcode, length, status, diff)
+						ours, theirs := &echo{RawFileSystem: fuse.NewDefaultRawFileSystem(), status: status}, &echo{RawFileSystem: fuse.NewDefaultRawFileSystem(), status: status}
+						in, out := [][]byte{append([]byte(nil), m...)}, [][]byte{make([]byte, 4096)}
+						if split > 0 {
+							// As a ring has them.
+							head, payload := make([]byte, 256), make([]byte, 4080)
+							copy(head, m[:split])
+							copy(payload, m[split:])
+							in, out = [][]byte{head[:split], payload[:length-split]}, [][]byte{head[:16], payload}
+						} else {
+							for i := range out[0] {
+								out[0][i] = 0xff // of the last message
+							}
+						}
+						n, ok := hot(ours, in, out)
+						if !ok {
+							if len(ours.heard) > 0 {
+								t.Fatalf("opcode %d of %d bytes: left to go-fuse after %q", opcode, length, ours.heard)
+							}
+							continue
+						}
+						want := make([]byte, 4096)
+						wantN, _ := fuse.NewProtocolServer(theirs, quiet).HandleRequest([][]byte{m}, [][]byte{want})
+						if diff := cmp.Diff(theirs.heard, ours.heard); diff != "" {
+							t.Fatalf("opcode %d of %d bytes, %d of them in front: calls (-go-fuse +ours):\n%s", opcode, length, split, diff)
+						}
+						if diff := cmp.Diff(want[:wantN], slices.Concat(out...)[:n]); diff != "" {
+							t.Fatalf("opcode %d of %d bytes, %d of them in front, status %v: answer (-go-fuse +ours):\n%s", opcode, length, split, status, diff)
+						}
 					}
 				}
 			}
@@ -115,26 +131,29 @@ func TestHotAnswersAsGoFuse(t *testing.T) {
 	}
 }
 
+// headSize is how long header and structure are.
+var headSize = map[uint32]int{
+	wireLookup: 40, wireForget: 48, wireGetattr: 56, wireSetattr: 128, wireUnlink: 40, wireOpen: 48, wireRead: 80, wireWrite: 80,
+	wireRelease: 64, wireGetxattr: 48, wireFlush: 64, wireCreate: 56, wireBatchForget: 48, wireStatx: 64,
+}
+
 // TestHotIsHot: of each of its opcodes it answers a whole message.
 func TestHotIsHot(t *testing.T) {
-	for _, opcode := range []uint32{
-		wireLookup, wireForget, wireGetattr, wireSetattr, wireUnlink, wireOpen, wireRead, wireWrite, wireRelease,
-		wireGetxattr, wireFlush, wireCreate, wireBatchForget, wireStatx,
-	} {
+	for opcode := range headSize {
 		e := &echo{RawFileSystem: fuse.NewDefaultRawFileSystem()}
-		if _, ok := hot(e, [][]byte{message(opcode, 160, 64)}, [][]byte{make([]byte, 4096)}); !ok || len(e.heard) == 0 {
+		if _, ok := hot(e, [][]byte{message160(opcode, 160, 64)}, [][]byte{make([]byte, 4096)}); !ok || len(e.heard) == 0 {
 			t.Errorf("opcode %d: %t, calls %q", opcode, ok, e.heard)
 		}
 	}
 	e := &echo{RawFileSystem: fuse.NewDefaultRawFileSystem(), status: fuse.EAGAIN}
-	if _, ok := hot(e, [][]byte{message(wireOpen, 160, 64)}, [][]byte{make([]byte, 4096)}); ok {
+	if _, ok := hot(e, [][]byte{message160(wireOpen, 160, 64)}, [][]byte{make([]byte, 4096)}); ok {
 		t.Error("OPEN that has to wait is not left to go-fuse")
 	}
 }
 
-// message is one of the opcode, with a size where READ and GETXATTR have theirs, and
+// message160 is one of the opcode, with a size where READ and GETXATTR have theirs, and
 // two names at its end.
-func message(opcode uint32, length int, size uint32) []byte {
+func message160(opcode uint32, length int, size uint32) []byte {
 	m := make([]byte, 160)
 	for i := range m {
 		m[i] = byte(i)

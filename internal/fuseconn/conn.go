@@ -14,8 +14,10 @@ import (
 )
 
 // Handler handles one message. in and out are the pieces of which the message
-// is, and of which the answer will be, the sum; the first of each begins with
-// its header. n is the answer's length, 0 if it has none; without ok nothing
+// is, and of which the answer will be, the sum. The first of each begins with
+// its header; if there are two, it ends with the structure that belongs to a message,
+// and with the header of an answer, and what is read from the second may lie where the
+// answer is written to. n is the answer's length, 0 if it has none; without ok nothing
 // could be made of the message.
 //
 // It is called by many threads at a time. in and out are of no use to anybody

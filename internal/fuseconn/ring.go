@@ -54,7 +54,7 @@ type ride struct {
 	payload []byte
 	iov     [2]unix.Iovec
 
-	in  [3][]byte // the pieces of the request at hand
+	in  [2][]byte // the pieces of the request at hand
 	out [2][]byte
 }
 
@@ -277,11 +277,14 @@ func (c *Conn) handleRing(t *ride) int {
 	unique, op := uniqueOf(t.header), opcodeOf(t.header)
 	payload := int(binary.NativeEndian.Uint32(t.header[ringPayloadAt:]))
 	structure := int(binary.NativeEndian.Uint32(t.header)) - inHeaderSize - payload
-	if payload > len(t.payload) || structure < 0 || structure > ringEntryAt-ringOpAt {
+	if payload > len(t.payload) || structure < 0 || structure > ringOpAt-inHeaderSize {
 		c.log.Error("requests over io_uring: lengths that do not fit", "opcode", op, "payload", payload, "structure", structure)
 		return putError(t.header, unique, unix.EIO)
 	}
-	t.in = [...][]byte{t.header[:inHeaderSize], t.header[ringOpAt:][:structure], t.payload[:payload]}
+	// The structure goes behind the header, as in a message that is read.
+	head := t.header[:inHeaderSize+structure]
+	copy(head[inHeaderSize:], t.header[ringOpAt:])
+	t.in = [...][]byte{head, t.payload[:payload]}
 	t.out = [...][]byte{t.header[:outHeaderSize], t.payload}
 	switch op {
 	case opNotifyReply: // to a nudge
@@ -295,7 +298,7 @@ func (c *Conn) handleRing(t *ride) int {
 	case opIoctl:
 		// Here alone data goes both ways, and a handler might write the answer
 		// to where it still reads.
-		t.in[2] = append([]byte(nil), t.in[2]...)
+		t.in[1] = append([]byte(nil), t.in[1]...)
 	}
 	n := c.handle(&t.flight, t.in[:], t.out[:])
 	if n < outHeaderSize { // what takes no answer does not come this way

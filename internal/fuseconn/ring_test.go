@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"log/slog"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -24,8 +25,8 @@ func inRing(op uint32, structure, payload string) *ride {
 // echo answers with the pieces of the request, and reads the last one after it
 // has written the answer.
 func echo(in, out [][]byte) (int, bool) {
-	n := copy(out[1], "["+string(in[1])+"]")
-	n += copy(out[1][n:], in[2])
+	n := copy(out[1], "["+string(in[0][inHeaderSize:])+"]")
+	n += copy(out[1][n:], in[1])
 	putError(out[0], uniqueOf(in[0]), 0)
 	binary.NativeEndian.PutUint32(out[0], uint32(outHeaderSize+n))
 	return outHeaderSize + n, true
@@ -45,6 +46,8 @@ func TestRingRequests(t *testing.T) {
 		{name: "ioctl", ride: inRing(opIoctl, "abc", "payload"), answer: "[abc]payload"},
 		{name: "a lock", ride: inRing(opSetlkw, "lock", ""), answer: "[lock]"},
 		{name: "answer to a nudge", ride: inRing(opNotifyReply, "x", "")},
+		{name: "the longest structure", ride: inRing(opAny, strings.Repeat("s", 88), ""), answer: "[" + strings.Repeat("s", 88) + "]"},
+		{name: "a longer one", ride: inRing(opAny, strings.Repeat("s", 89), ""), errno: unix.EIO},
 		{name: "longer structure than there is room", ride: inRing(opAny, "", ""), errno: unix.EIO,
 			broken: func(r *ride) { binary.NativeEndian.PutUint32(r.header, 1<<30) }},
 		{name: "shorter than its header", ride: inRing(opAny, "", ""), errno: unix.EIO,
