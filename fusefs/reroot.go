@@ -27,7 +27,11 @@ const innerRoot = "view"
 func (f *FS) Reroot(tree *os.File) (*os.File, error) {
 	f.rerooting.Store(true)
 	defer f.rerooting.Store(false)
-	return sys.CloneDetached(tree, innerRoot)
+	inner, err := sys.CloneDetached(tree, innerRoot)
+	if err != nil {
+		f.log.Debug("the kernel keeps no ACL of the root", "source", f.source.Name(), "cause", err)
+	}
+	return inner, err
 }
 
 // inner answers with a node for the source that takes the root's place.
