@@ -127,6 +127,19 @@ func (r *Report) unused(backends, sources []string) []string {
 	return out
 }
 
+// Used are the reasons of the known differences that were shown.
+func (r *Report) Used() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []string
+	for _, k := range r.Known {
+		if k.count > 0 {
+			out = append(out, k.Reason)
+		}
+	}
+	return out
+}
+
 // maxLines bounds a summary.
 const maxLines = 200
 
