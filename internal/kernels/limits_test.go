@@ -1,7 +1,11 @@
 package kernels
 
 import (
+	"slices"
 	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/idmount/idmount/internal/conformance"
 )
@@ -117,4 +121,34 @@ var limits = []conformance.Known{
 // that was watched, the second, is gone (IN_DELETE_SELF, IN_IGNORED).
 func sameButGone(want, got string) bool {
 	return strings.Replace(want, " 2:0x400: 2:0x8000:", "", 1) == got
+}
+
+// unusedRules are those of the list that hid nothing in any cell.
+func unusedRules(list []conformance.Known, cells []Cell) []string {
+	var reasons []string
+	for _, k := range list {
+		if !slices.ContainsFunc(cells, func(c Cell) bool { return slices.Contains(c.Rules, k.Reason) }) {
+			reasons = append(reasons, k.Reason)
+		}
+	}
+	return reasons
+}
+
+func TestUnusedRules(t *testing.T) {
+	list := []conformance.Known{{Reason: "first"}, {Reason: "second"}, {Reason: "third"}}
+	cells := []Cell{{Rules: []string{"third", "other"}}, {}, {Rules: []string{"first"}}}
+	if diff := cmp.Diff([]string{"second"}, unusedRules(list, cells)); diff != "" {
+		t.Errorf("unused (-want +got):\n%s", diff)
+	}
+}
+
+// TestRulesAreTold looks at the reasons: cells know rules by them alone.
+func TestRulesAreTold(t *testing.T) {
+	seen := map[string]bool{}
+	for _, k := range slices.Concat(conformance.KnownDifferences, limits) {
+		if k.Reason == "" || seen[k.Reason] {
+			t.Errorf("two rules, or one without a reason: %q", k.Reason)
+		}
+		seen[k.Reason] = true
+	}
 }
