@@ -46,6 +46,12 @@ func (k *Known) matches(c Case, want, got Result, d Difference) bool {
 	return k.Because == nil || k.Because(want, got, d)
 }
 
+// Narrow reports whether a rule says which values it accepts, or by what cause. A
+// key alone accepts anything there.
+func (k *Known) Narrow() bool {
+	return k.Want != "" || k.Got != "" || k.Equal != nil || k.Because != nil
+}
+
 // possible reports whether one of the backends could show the difference on
 // one of the sources. Those that no source is special for are seen on ext4.
 func (k *Known) possible(backends, sources []string) bool {
