@@ -135,6 +135,9 @@ func TestKernels(t *testing.T) {
 		}
 	})
 	cells := slices.Concat(done...)
+	if len(cells) == 0 && !t.Failed() {
+		testenv.Skip(t, testenv.NeedGuest, "no kernel could be had")
+	}
 	complete := true
 	for i, j := range jobs {
 		if done[i] == nil && suites == nil {
