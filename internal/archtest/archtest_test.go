@@ -116,6 +116,33 @@ func TestRawCallsLiveInSys(t *testing.T) {
 	}
 }
 
+// skip is a method of testing.TB; testenv.Skip is none.
+var skip = regexp.MustCompile(`\b([[:alpha:]]\w*)\.(Skip|Skipf|SkipNow)\(`)
+
+// TestSkipsGoThroughTestenv looks for tests that CI would not see are skipped.
+func TestSkipsGoThroughTestenv(t *testing.T) {
+	for _, p := range list(t) {
+		if p.ImportPath == module+"/internal/testenv" {
+			continue
+		}
+		files, err := filepath.Glob(filepath.Join(p.Dir, "*.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range skip.FindAllSubmatch(text, -1) {
+				if string(m[1]) != "testenv" {
+					t.Errorf("%s skips by itself: %s", file, m[0])
+				}
+			}
+		}
+	}
+}
+
 func ours(path string) bool { return path == module || strings.HasPrefix(path, module+"/") }
 
 func find(t *testing.T, all []goPackage, name string) goPackage {

@@ -24,8 +24,12 @@ type Direct struct {
 // the disk.
 var DirectMap = MapByName("identity")
 
-// DirectCaller is who does a direct case in a caller's place: who has on disk
-// the ids that the map gives to the caller, with the same power over them.
+// DirectCaller is who does a direct case in a caller's place. Of callers in a
+// container that is who has on disk the ids that the map gives to them, with
+// capabilities in the initial user namespace, which reach further than theirs. Of
+// others it is the same class, to whose ids on disk DirectMap leads; those that the
+// mount's map lacks (R0, the unmapped ones) are there by the numbers they have, as
+// callers who may more than by the mount. See Own for what follows.
 func DirectCaller(name string) string {
 	switch name {
 	case "C0":
@@ -40,9 +44,15 @@ func DirectCaller(name string) string {
 	return name
 }
 
-// Own reports whether a difference is the source's own. Of a value of several
-// words each is looked at by itself: the size of a file may be the source's, where
-// its mode is what the map makes of it.
+// Own reports whether a difference is the source's own: that the source, without
+// any mount of ours, does otherwise than the oracle's file system what the mount
+// does otherwise than the oracle. Of a value of several words each is looked at by
+// itself: the size of a file may be the source's, where its mode is what the map
+// makes of it.
+//
+// Where the map makes of it something else than the oracle's file system does by
+// itself, for one because the caller may less by it than who stands for it, nothing
+// is known but that the source refuses: then only that is its own.
 func (d *Direct) Own(x Difference) bool {
 	reference, source := d.Reference.value(x.Key), d.Source.value(x.Key)
 	if !strings.HasPrefix(x.Key, "disk ") {
@@ -58,7 +68,7 @@ func (d *Direct) Own(x Difference) bool {
 	if reference == source {
 		return false
 	}
-	if source == x.Got {
+	if source == x.Got && (reference == x.Want || refused.MatchString(x.Got)) {
 		return true
 	}
 	want, got := strings.Fields(x.Want), strings.Fields(x.Got)
@@ -67,12 +77,15 @@ func (d *Direct) Own(x Difference) bool {
 		return false
 	}
 	for i := range got {
-		if got[i] != want[i] && (theirs[i] == its[i] || got[i] != its[i]) {
+		if got[i] != want[i] && (theirs[i] != want[i] || its[i] != got[i]) {
 			return false
 		}
 	}
 	return true
 }
+
+// refused is what a call that fails gives, and what it would have made.
+var refused = regexp.MustCompile(`^(E[A-Z0-9]+|\(absent\))$`)
 
 var (
 	ownerText = regexp.MustCompile(`\b(\d+):(\d+)\b`)

@@ -46,6 +46,12 @@ func (k *Known) matches(c Case, want, got Result, d Difference) bool {
 	return k.Because == nil || k.Because(want, got, d)
 }
 
+// Narrow reports whether a rule says which values it accepts, or by what cause. A
+// key alone accepts anything there.
+func (k *Known) Narrow() bool {
+	return k.Want != "" || k.Got != "" || k.Equal != nil || k.Because != nil
+}
+
 // possible reports whether one of the backends could show the difference on
 // one of the sources. Those that no source is special for are seen on ext4.
 func (k *Known) possible(backends, sources []string) bool {
@@ -121,6 +127,19 @@ func (r *Report) unused(backends, sources []string) []string {
 	var out []string
 	for _, k := range r.Known {
 		if k.count == 0 && k.possible(backends, sources) {
+			out = append(out, k.Reason)
+		}
+	}
+	return out
+}
+
+// Used are the reasons of the known differences that were shown.
+func (r *Report) Used() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []string
+	for _, k := range r.Known {
+		if k.count > 0 {
 			out = append(out, k.Reason)
 		}
 	}

@@ -33,7 +33,7 @@ func (r *Rig) start(caller string) {
 
 // Run runs one case in a new directory, which root prepares and inspects below
 // disk and the caller sees below mnt. A case that hangs leaves the others as
-// they are.
+// they are. With a LeftBehind the result is there nevertheless.
 func (r *Rig) Run(disk, mnt string, s *Scenario, caller string) (Result, error) {
 	if r.w.agents[caller].Dead() {
 		r.start(caller)

@@ -57,13 +57,32 @@ func newBench(t testing.TB, source, fstype string, m *Map, reference func() stri
 
 var cases atomic.Int64 // whose directories must not meet
 
+// A LeftBehind is the error of a case that ran to its end, and whose directory
+// could not be removed then.
+type LeftBehind struct{ Err error }
+
+func (e *LeftBehind) Error() string { return "remove the directory of the case: " + e.Err.Error() }
+func (e *LeftBehind) Unwrap() error { return e.Err }
+
 // run runs one case in a fresh directory below root, which mnt shows.
-func (b *bench) run(w *worker, s *Scenario, caller, root, mnt string) (_ Result, err error) {
+func (b *bench) run(w *worker, s *Scenario, caller, root, mnt string) (Result, error) {
 	dir := filepath.Join(root, fmt.Sprintf("case%06d", cases.Add(1)))
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, remove(dir)) }()
+	r, err := b.runIn(dir, w, s, caller, mnt)
+	left := remove(dir)
+	switch {
+	case err != nil:
+		return nil, errors.Join(err, left)
+	case left != nil:
+		return r, &LeftBehind{left}
+	}
+	return r, nil
+}
+
+// runIn runs one case in an empty directory.
+func (b *bench) runIn(dir string, w *worker, s *Scenario, caller, mnt string) (Result, error) {
 	d := &Disk{Dir: dir, Map: b.m}
 	d.Mkdir("", "AA", 0o777)
 	s.Setup(d)

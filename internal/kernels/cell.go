@@ -23,6 +23,8 @@ type Cell struct {
 	Result  Result `json:"result"`
 	Reason  string `json:"reason,omitempty"`
 	Cases   int    `json:"cases,omitempty"` // of the conformance suite
+	// Rules are the reasons of the known differences that hid something.
+	Rules []string `json:"rules,omitempty"`
 }
 
 // cellPrefix begins the lines by which a guest hands its cells over.

@@ -21,7 +21,12 @@
 // itself is found out case by case: the same scenario runs without any mount of
 // ours, on ext4 and on the source, by who has on disk the ids that the map gives
 // to the caller. What then is left, for other reasons than FUSE, is in
-// limits_test.go, each with its own.
+// limits_test.go, each with its own. A cell tells which of them hid something, and
+// a whole run of all cases fails for one that nowhere did.
+//
+// What was not looked at does not pass: a source that no case of the suite could
+// run on or whose abilities could not be found out, a source that was asked for and
+// gave no cell, or a kernel that was asked for and can't be had.
 //
 // Which cases of the suite run is decided by the name of each, so that a new
 // scenario does not change the others. IDMOUNT_KERNELS_CASES is about how many,

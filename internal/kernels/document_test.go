@@ -71,7 +71,7 @@ func TestDocument(t *testing.T) {
 }
 
 func TestParseCells(t *testing.T) {
-	c := Cell{Kernel: "6.1", Source: "a b", Backend: "relay", Result: Fail, Reason: `"x"`, Cases: 3}
+	c := Cell{Kernel: "6.1", Source: "a b", Backend: "relay", Result: Fail, Reason: `"x"`, Cases: 3, Rules: []string{"why"}}
 	got, err := parseCells("=== RUN\n" + c.line() + "\n    " + c.line() + "\nother\n")
 	if diff := cmp.Diff([]Cell{c, c}, got); diff != "" || err != nil {
 		t.Errorf("%v\n%s", err, diff)

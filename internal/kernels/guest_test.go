@@ -201,9 +201,9 @@ func (g *guest) cell(t *testing.T, s *source, backend string, r *report) {
 	case s.readOnly:
 		err = checkReadOnly(target)
 	default:
-		c.Cases, err = g.suite(t, s, backend, target)
+		err = g.suite(t, s, backend, target, &c)
 		if err == nil && s.recursive {
-			_, err = g.suite(t, s.below("tmpfs"), backend, filepath.Join(target, "tmpfs"))
+			err = g.suite(t, s.below("tmpfs"), backend, filepath.Join(target, "tmpfs"), &c)
 		}
 		// Linux 6.1 shows ACLs of its idmapped mounts untranslated, see limits.
 		if err == nil && !s.squashed && !(s.name == "idmapped" && g.Kernel == "6.1") {

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -43,17 +42,22 @@ func quickJobs() []job {
 	}
 }
 
-// allJobs are those of make test-kernels.
-func allJobs(suites []string) []job {
-	cases := 40
-	switch text := os.Getenv("IDMOUNT_KERNELS_CASES"); {
-	case text == "all":
-		cases = allCases
+// casesFromEnv is about how many cases make test-kernels gives each source.
+func casesFromEnv(t *testing.T) int {
+	switch text := os.Getenv("IDMOUNT_KERNELS_CASES"); text {
+	case "":
+		return 40
+	case "all":
+		return allCases
 	default:
-		if n, err := strconv.Atoi(text); err == nil {
-			cases = n
-		}
+		n, err := strconv.Atoi(text)
+		must(t, err)
+		return n
 	}
+}
+
+// allJobs are those of make test-kernels.
+func allJobs(suites []string, cases int) []job {
 	var jobs []job
 	for _, s := range suites {
 		jobs = append(jobs, job{s, task{Cases: cases}})
@@ -71,7 +75,8 @@ func allJobs(suites []string) []job {
 // of the conformance suite's cases each gets about IDMOUNT_KERNELS_CASES, or all.
 // What a guest prints goes to files that IDMOUNT_KERNELS_LOG begins the name of.
 // With IDMOUNT_KERNELS_WRITE=1 a whole run writes the tables of docs/kernels.md;
-// any other run is compared with them.
+// any other run is compared with them. A whole run of all cases knows which of the
+// limits hide nothing any more.
 func TestKernels(t *testing.T) {
 	testenv.RequireRoot(t)
 	if os.Getenv(taskEnv) != "" {
@@ -79,24 +84,23 @@ func TestKernels(t *testing.T) {
 	}
 	jobs := quickJobs()
 	var suites []string
-	switch list := os.Getenv("IDMOUNT_KERNELS"); list {
+	list := os.Getenv("IDMOUNT_KERNELS")
+	switch list {
 	case "":
 	case "all":
 		suites = []string{"bullseye", "bookworm", "trixie", "host", "sid"}
 	default:
 		suites = strings.Split(list, ",")
 	}
+	every := false // case
 	if suites != nil {
-		jobs = allJobs(suites)
+		cases := casesFromEnv(t)
+		jobs, every = allJobs(suites, cases), cases == allCases
 	}
-	if list := os.Getenv("IDMOUNT_KERNELS_SOURCES"); list != "" {
-		names := strings.Split(list, ",")
-		jobs = slices.DeleteFunc(jobs, func(j job) bool {
-			return !slices.ContainsFunc(makersOf(j.Server), func(m maker) bool { return slices.Contains(names, m.name) })
-		})
-		for i := range jobs {
-			jobs[i].Sources = names
-		}
+	sources := os.Getenv("IDMOUNT_KERNELS_SOURCES")
+	narrowed := sources != ""
+	if narrowed {
+		jobs = narrow(t, jobs, strings.Split(sources, ","))
 	}
 	dir := testenv.Dir(t)
 	oracles := filepath.Join(dir, "oracle")
@@ -107,42 +111,90 @@ func TestKernels(t *testing.T) {
 	}
 	record(t, oracles, cases)
 
-	var mu sync.Mutex
 	done := make([][]Cell, len(jobs)) // the tables' order is theirs
 	places := make(chan struct{}, 2)
-	var wait sync.WaitGroup
-	for i, j := range jobs {
-		wait.Add(1)
-		places <- struct{}{}
-		go func() {
-			defer func() { <-places; wait.Done() }()
-			j.Oracle = oracles
-			got, err := j.run(t, dir)
-			mu.Lock()
-			defer mu.Unlock()
-			done[i] = got
-			for _, c := range got {
-				if c.Result == Fail {
-					t.Errorf("%s: %s on %s: %s", c.Kernel, c.Backend, c.Source, c.Reason)
+	t.Run("on", func(t *testing.T) {
+		for i, j := range jobs {
+			t.Run(j.name(), func(t *testing.T) {
+				t.Parallel()
+				places <- struct{}{}
+				defer func() { <-places }()
+				j.Oracle = oracles
+				var err error
+				done[i], err = j.run(t, dir)
+				if suites == nil { // the others were asked for
+					testenv.Fetched(t, err, uml.ErrUnavailable)
 				}
-			}
-			switch {
-			case errors.Is(err, uml.ErrUnavailable):
-				t.Log(err)
-			case err != nil:
-				t.Errorf("%s: %v", j.suite, err)
-			case len(got) == 0:
-				t.Errorf("%s: no cell came out of it", j.suite)
-			}
-		}()
-	}
-	wait.Wait()
+				for _, c := range done[i] {
+					if c.Result == Fail {
+						t.Errorf("%s: %s on %s: %s", c.Kernel, c.Backend, c.Source, c.Reason)
+					}
+				}
+				must(t, err)
+			})
+		}
+	})
 	cells := slices.Concat(done...)
 	if len(cells) == 0 && !t.Failed() {
-		testenv.Skip(t, testenv.NeedKernel, "no kernel could be had")
+		testenv.Skip(t, testenv.NeedGuest, "no kernel could be had")
+	}
+	complete := true
+	for i, j := range jobs {
+		if done[i] == nil && suites == nil {
+			continue // skipped
+		}
+		for _, what := range j.without(done[i]) {
+			complete = false
+			t.Errorf("%s: no cell of %s", j.name(), what)
+		}
 	}
 	fmt.Print(table(cells))
-	checkDocument(t, cells, suites != nil && os.Getenv("IDMOUNT_KERNELS_WRITE") == "1")
+	whole := list == "all" && !narrowed && complete
+	checkDocument(t, cells, whole && os.Getenv("IDMOUNT_KERNELS_WRITE") == "1")
+	if whole && every && !t.Failed() {
+		for _, reason := range unusedRules(limits, cells) {
+			t.Errorf("known difference not seen any more: %s", reason)
+		}
+	}
+}
+
+func (j job) name() string { return strings.TrimSuffix(j.suite+" "+j.Server, " ") }
+
+// narrow leaves the jobs that have one of the sources.
+func narrow(t *testing.T, jobs []job, sources []string) []job {
+	has := func(j job, source string) bool {
+		return slices.ContainsFunc(makersOf(j.Server), func(m maker) bool { return m.name == source })
+	}
+	for _, s := range sources {
+		if !slices.ContainsFunc(jobs, func(j job) bool { return has(j, s) }) {
+			t.Fatalf("no kernel in question has a source %s", s)
+		}
+	}
+	jobs = slices.DeleteFunc(jobs, func(j job) bool {
+		return !slices.ContainsFunc(sources, func(s string) bool { return has(j, s) })
+	})
+	for i := range jobs {
+		jobs[i].Sources = sources
+	}
+	return jobs
+}
+
+// without lists what the task asks for and cells lack.
+func (k task) without(cells []Cell) []string {
+	var lacks []string
+	for _, m := range makersOf(k.Server) {
+		if k.Sources != nil && !slices.Contains(k.Sources, m.name) {
+			continue
+		}
+		for _, backend := range backends {
+			if !slices.ContainsFunc(cells, func(c Cell) bool {
+				return c.Source == m.name && (c.Backend == backend || c.Backend == "")
+			}) {
+				lacks = append(lacks, backend+" "+m.name)
+			}
+		}
+	}
+	return lacks
 }
 
 // run does the task and returns what came of it, in an error's case as far as

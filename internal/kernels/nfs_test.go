@@ -2,7 +2,6 @@ package kernels
 
 import (
 	_ "embed"
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -39,9 +38,9 @@ func TestNFS(t *testing.T) {
 	for _, r := range runs {
 		t.Run(r.suite+"/"+r.squash+"/v"+r.version, func(t *testing.T) {
 			k, err := uml.Fetch(t.Context(), r.suite, "")
-			available(t, testenv.NeedKernel, err)
+			testenv.Fetched(t, err, uml.ErrUnavailable)
 			n, err := uml.FetchNFS(t.Context(), "")
-			available(t, testenv.NeedProgram, err)
+			testenv.Fetched(t, err, uml.ErrUnavailable)
 			script := filepath.Join(testenv.Dir(t), "nfs.sh")
 			must(t, os.WriteFile(script, []byte(nfsScript), 0o755))
 			o := n.With(uml.Options{
@@ -58,13 +57,4 @@ func TestNFS(t *testing.T) {
 			t.Logf("%v\n%s", got.Elapsed.Round(time.Second), got.Output)
 		})
 	}
-}
-
-// available skips a test without what could not be fetched.
-func available(t *testing.T, need testenv.ReasonID, err error) {
-	t.Helper()
-	if errors.Is(err, uml.ErrUnavailable) {
-		testenv.Skip(t, need, err.Error())
-	}
-	must(t, err)
 }

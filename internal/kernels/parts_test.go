@@ -23,7 +23,7 @@ func TestQuota(t *testing.T) {
 // for IDMOUNT_KERNELS=all.
 func TestRing(t *testing.T) {
 	if os.Getenv("IDMOUNT_KERNELS") != "all" {
-		return
+		testenv.Skip(t, testenv.ShortRun, "IDMOUNT_KERNELS is not all")
 	}
 	suitePart(t, "sid", "^TestModes$/^io_uring$/^ext4$/^shift$/^translate$/^(create|link|open|rename|use)", "TestModes/io_uring/ext4/shift/translate")
 }
@@ -36,7 +36,7 @@ func suitePart(t *testing.T, suite, pattern, passes string, modules ...string) {
 		return
 	}
 	k, err := uml.Fetch(t.Context(), suite, "")
-	available(t, testenv.NeedKernel, err)
+	testenv.Fetched(t, err, uml.ErrUnavailable)
 	program := filepath.Join(testenv.Dir(t), "conformance.test")
 	build := exec.Command("go", "test", "-c", "-o", program, "../conformance")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")

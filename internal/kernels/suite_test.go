@@ -80,10 +80,14 @@ func callersOf(cases []suiteCase) []string {
 	return names
 }
 
-// suite runs the cases on a mount of s and returns how many it ran.
-func (g *guest) suite(t *testing.T, s *source, backend, mnt string) (int, error) {
+// suite runs the cases on a mount of s, and notes in its cell how many those were
+// and which rules they took.
+func (g *guest) suite(t *testing.T, s *source, backend, mnt string, cell *Cell) error {
 	rules := conformance.NewReport(slices.Concat(conformance.KnownDifferences, limits))
-	features := featuresOf(s)
+	features, err := featuresOf(s)
+	if err != nil {
+		return fmt.Errorf("what %s can store: %w", s.name, err)
+	}
 	n, wrong, first := 0, 0, ""
 	for _, c := range g.cases {
 		if !features.carries(c.Scenario) {
@@ -104,10 +108,15 @@ func (g *guest) suite(t *testing.T, s *source, backend, mnt string) (int, error)
 			}
 		}
 	}
-	if wrong > 0 {
-		return n, fmt.Errorf("%d of %d cases differ, first %s", wrong, n, first)
+	cell.Cases += n
+	cell.Rules = append(cell.Rules, rules.Used()...)
+	switch {
+	case n == 0:
+		return fmt.Errorf("no case of %d is for %s, which has %+v", len(g.cases), s.name, features)
+	case wrong > 0:
+		return fmt.Errorf("%d of %d cases differ, first %s", wrong, n, first)
 	}
-	return n, nil
+	return nil
 }
 
 // differences of one case that nothing explains.
@@ -135,10 +144,11 @@ func (g *guest) differences(s *source, backend, mnt string, c suiteCase, rules *
 }
 
 // run is Rig.Run for a source whose server may keep a removed file for a moment
-// more than a directory can be kept for.
+// more than a directory can be kept for. An ENOTEMPTY of the case itself stays.
 func (g *guest) run(rig *conformance.Rig, s *source, mnt string, scenario *conformance.Scenario, caller string) (conformance.Result, error) {
 	r, err := rig.Run(s.disk, mnt, scenario, caller)
-	if s.remote && errors.Is(err, unix.ENOTEMPTY) {
+	var left *conformance.LeftBehind
+	if s.remote && errors.As(err, &left) && errors.Is(left, unix.ENOTEMPTY) {
 		return r, nil
 	}
 	return r, err
@@ -169,22 +179,40 @@ func scenarioByName(name string) *conformance.Scenario {
 // features are what a source can store.
 type features struct{ acl, capability, trusted, user bool }
 
-func featuresOf(s *source) features {
-	if err := os.WriteFile(s.disk+"/features", nil, 0o666); err != nil {
-		return features{}
+// featuresOf tries a file that is written on the server's side; a source that
+// can't be written has no business in the suite, see checkReadOnly.
+func featuresOf(s *source) (features, error) {
+	// Another file each time: clients know a removed one for a while.
+	file, err := os.CreateTemp(s.disk, "features")
+	if err != nil {
+		return features{}, err
 	}
-	defer os.Remove(s.disk + "/features")
-	// As the client of a server sees it; being refused is having it.
-	has := func(name string, value []byte) bool {
-		err := unix.Setxattr(s.path+"/features", name, value, 0)
-		return err != unix.EOPNOTSUPP && err != unix.EINVAL
+	defer os.Remove(file.Name())
+	if err := errors.Join(file.Chmod(0o666), file.Close()); err != nil {
+		return features{}, err
 	}
-	return features{
-		acl:        has("system.posix_acl_access", conformance.ACLXattr(6, 4, 4, 0)),
-		capability: has("security.capability", conformance.CapNetRaw(2, 0)),
-		trusted:    has("trusted.idmount", []byte("x")),
-		user:       has("user.idmount", []byte("x")),
+	// As the client of a server sees it.
+	path := filepath.Join(s.path, filepath.Base(file.Name()))
+	var f features
+	for _, try := range []struct {
+		has   *bool
+		name  string
+		value []byte
+	}{
+		{&f.acl, "system.posix_acl_access", conformance.ACLXattr(6, 4, 4, 0)},
+		{&f.capability, "security.capability", conformance.CapNetRaw(2, 0)},
+		{&f.trusted, "trusted.idmount", []byte("x")},
+		{&f.user, "user.idmount", []byte("x")},
+	} {
+		switch err := unix.Setxattr(path, try.name, try.value, 0); err {
+		case nil, unix.EPERM, unix.EACCES: // being refused is having it
+			*try.has = true
+		case unix.EOPNOTSUPP, unix.EINVAL:
+		default:
+			return features{}, fmt.Errorf("setxattr %s %s: %w", path, try.name, err)
+		}
 	}
+	return f, nil
 }
 
 // carries reports whether a scenario says anything about a source.

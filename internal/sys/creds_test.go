@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/testenv"
 )
 
 // threadRights are the rights of the calling thread for the source.
@@ -43,7 +45,7 @@ func onOwnThread(t testing.TB, stay bool, fn func(base Creds, permitted CapSet))
 		t.Fatal(err)
 	}
 	if os.Geteuid() != 0 || !effective.Has(unix.CAP_SETUID) || !effective.Has(unix.CAP_SETPCAP) {
-		t.Skip("needs root")
+		testenv.Skip(t, testenv.NeedRoot, "it takes CAP_SETUID and CAP_SETPCAP")
 	}
 	before := capsStay.Load()
 	defer capsStay.Store(before)

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/testenv"
 )
 
 func TestRing(t *testing.T) {
@@ -15,7 +17,7 @@ func TestRing(t *testing.T) {
 	defer runtime.UnlockOSThread()
 	ring, err := NewRing(2)
 	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPERM) {
-		t.Skipf("need-kernel: %v", err)
+		testenv.Skip(t, testenv.NeedKernel, err.Error())
 	}
 	if err != nil {
 		t.Fatal(err)

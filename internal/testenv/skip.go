@@ -1,6 +1,7 @@
 package testenv
 
 import (
+	"errors"
 	"os"
 	"testing"
 )
@@ -13,8 +14,9 @@ const (
 	NeedProgram    ReasonID = "need-program"    // a program that the test calls is not installed
 	NeedFileSystem ReasonID = "need-filesystem" // the kernel lacks a file system
 	NeedKernel     ReasonID = "need-kernel"     // the kernel is too old for what is tested
+	NeedGuest      ReasonID = "need-guest"      // a kernel to boot, or what runs there, can't be fetched
 	NeedPassthru   ReasonID = "need-passthrough"
-	ShortRun       ReasonID = "short" // go test -short
+	ShortRun       ReasonID = "short" // go test -short, or what only longer runs do
 )
 
 // allowedInCI are the skips that a complete environment may have. The others
@@ -32,6 +34,18 @@ func Skip(t testing.TB, id ReasonID, text string) {
 		t.Fatalf("skip not allowed in CI: %s: %s", id, text)
 	}
 	t.Skipf("%s: %s", id, text)
+}
+
+// Fetched skips the test if err is that something can't be had here, and fails it
+// for any other.
+func Fetched(t testing.TB, err, unavailable error) {
+	t.Helper()
+	switch {
+	case errors.Is(err, unavailable):
+		Skip(t, NeedGuest, err.Error())
+	case err != nil:
+		t.Fatal(err)
+	}
 }
 
 // RequireRoot skips the test unless root of the initial user namespace runs it.

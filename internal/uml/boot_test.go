@@ -22,12 +22,7 @@ func fetch(t *testing.T, suite string) *Kernel {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	k, err := Fetch(ctx, suite, "")
-	if errors.Is(err, ErrUnavailable) {
-		testenv.Skip(t, testenv.NeedProgram, err.Error())
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	testenv.Fetched(t, err, ErrUnavailable)
 	return k
 }
 

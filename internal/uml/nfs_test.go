@@ -1,7 +1,6 @@
 package uml
 
 import (
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,12 +46,7 @@ func TestHostSuite(t *testing.T) {
 func TestNFS(t *testing.T) {
 	k := fetch(t, "bookworm")
 	n, err := FetchNFS(t.Context(), "")
-	if errors.Is(err, ErrUnavailable) {
-		testenv.Skip(t, testenv.NeedProgram, err.Error())
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	testenv.Fetched(t, err, ErrUnavailable)
 	for _, tc := range []struct {
 		name string
 		o    NFSOptions

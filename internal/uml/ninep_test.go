@@ -1,7 +1,6 @@
 package uml
 
 import (
-	"errors"
 	"os/exec"
 	"strings"
 	"testing"
@@ -21,12 +20,7 @@ func TestNinePServeIsShell(t *testing.T) {
 func TestNineP(t *testing.T) {
 	k := fetch(t, "bookworm")
 	n, err := FetchNineP(t.Context(), "")
-	if errors.Is(err, ErrUnavailable) {
-		testenv.Skip(t, testenv.NeedProgram, err.Error())
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	testenv.Fetched(t, err, ErrUnavailable)
 	o := Options{Timeout: 2 * time.Minute, Command: []string{"sh", "-c", `cd /mnt/9p && echo x >user/a && setpriv --reuid 1000 --regid 1001 --clear-groups touch client/b &&
 		stat -c %u:%g server/a server/b && grep -cE ' /mnt/9p/(user|client) 9p' /proc/mounts`}}
 	r, err := k.Run(t.Context(), n.With(o, "/mnt/9p"))

@@ -2,7 +2,6 @@ package walkthrough_test
 
 import (
 	"context"
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -71,12 +70,7 @@ func TestLinux510(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	defer cancel()
 	kernel, err := uml.Fetch(ctx, "bullseye", "")
-	if errors.Is(err, uml.ErrUnavailable) {
-		testenv.Skip(t, testenv.NeedKernel, err.Error())
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	testenv.Fetched(t, err, uml.ErrUnavailable)
 	script := filepath.Join(t.TempDir(), "walkthrough.sh")
 	if err := os.WriteFile(script, []byte(walkthrough.Script), 0o755); err != nil {
 		t.Fatal(err)
