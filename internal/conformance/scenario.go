@@ -102,8 +102,8 @@ func (e *Env) id(role byte, view func(*Map, byte) uint32) int {
 		return -1
 	case 'X':
 		return int(InNamespaces(e.Caller, Foreign))
-	case 'Y': // inside every namespace of the callers, outside most maps
-		return 400
+	case 'Y':
+		return inEveryNamespace
 	}
 	return int(InNamespaces(e.Caller, view(e.Map, role)))
 }
