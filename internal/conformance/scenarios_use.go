@@ -21,6 +21,7 @@ func useScenarios() []*Scenario {
 	one := func(d *Disk) { d.File("f", "AA", 0o666) }
 	add("inotify", one, watch)
 	add("inotify-file", func(d *Disk) { d.File("f", "AA", 0o666); d.Mkdir("d", "AA", 0o777) }, watchFile)
+	add("inotify-xattr", func(d *Disk) { d.File("f", "AA", 0o666); d.Mkdir("d", "AA", 0o777) }, watchXattrs)
 	add("handles", func(d *Disk) { d.File("f", "AA", 0o666); d.File("gone", "AA", 0o666); d.Mkdir("d", "AA", 0o777) }, handles)
 	add("clone", func(d *Disk) { d.File("f", "AA", 0o666); d.File("to", "AA", 0o666) }, clone)
 	add("copy-range", func(d *Disk) { d.File("f", "AA", 0o666); d.File("to", "AA", 0o666) }, copyRanges)
@@ -112,8 +113,6 @@ func watchFile(e *Env) {
 			e.Did("write", err)
 			e.Did("fchmod", unix.Fchmod(fd, 0o666))
 			e.Did("fchown", unix.Fchown(fd, -1, e.GID('A')))
-			e.Did("fallocate", unix.Fallocate(fd, 0, 0, 10))
-			e.Did("fsetxattr", unix.Fsetxattr(fd, "user.x", []byte("v"), 0))
 			to := int64(100)
 			_, err = unix.CopyFileRange(fd, new(int64), fd, &to, 2, 0)
 			e.Did("copy", err)
@@ -130,10 +129,6 @@ func watchFile(e *Env) {
 	e.Did("chown", unix.Chown("f", -1, e.GID('A')))
 	e.Did("chown to nobody new", unix.Chown("f", -1, -1))
 	e.Did("times", unix.UtimesNanoAt(unix.AT_FDCWD, "f", []unix.Timespec{{Sec: 1}, {Sec: 2}}, 0))
-	e.Did("setxattr", unix.Setxattr("f", "user.y", []byte("v"), 0))
-	e.Did("removexattr", unix.Removexattr("f", "user.y"))
-	e.Did("set ACL", unix.Setxattr("f", accessACL, ACLXattr(6, 4, 7, 4, ACLEntry{ACLUser, 6, uint32(e.UID('B'))}), 0))
-	e.Did("set default ACL", unix.Setxattr("d", defaultACL, ACLXattr(6, 4, 7, 4), 0))
 	e.Did("link", unix.Link("f", "d/linked"))
 	e.Did("symlink", unix.Symlink("f", "d/l"))
 	e.Did("mknod", unix.Mknod("d/fifo", unix.S_IFIFO|0o644, 0))
@@ -143,6 +138,25 @@ func watchFile(e *Env) {
 	e.Did("move out", unix.Rename("d/linked", "out"))
 	e.Did("move in", unix.Rename("out", "d/in"))
 	e.Did("unlink", unix.Unlink("d/in"))
+	e.events(fd)
+}
+
+func watchXattrs(e *Env) {
+	fd := e.inotify("f", "d")
+	if fd < 0 {
+		return
+	}
+	if f := e.Open("open", "f", unix.O_RDONLY, 0); f >= 0 {
+		e.Did("fsetxattr", unix.Fsetxattr(f, "user.x", []byte("v"), 0))
+		e.Did("fremovexattr", unix.Fremovexattr(f, "user.x"))
+	}
+	e.Did("setxattr", unix.Setxattr("f", "user.y", []byte("v"), 0))
+	e.Did("removexattr", unix.Removexattr("f", "user.y"))
+	e.Did("set ACL", unix.Setxattr("f", accessACL, ACLXattr(6, 4, 7, 4, ACLEntry{ACLUser, 6, uint32(e.UID('B'))}), 0))
+	e.Did("set default ACL", unix.Setxattr("d", defaultACL, ACLXattr(6, 4, 7, 4), 0))
+	e.Did("remove ACL", unix.Removexattr("f", accessACL))
+	e.Did("set capability", unix.Setxattr("f", capability, CapNetRaw(2, 0), 0))
+	e.Did("chown", unix.Chown("f", -1, -1))
 	e.events(fd)
 }
 
