@@ -13,15 +13,6 @@ import (
 	"github.com/idmount/idmount/internal/testenv"
 )
 
-// A mount shows those below the source as they were when it was made, so these
-// scenarios have a directory for each caller before any mount is made. The agents
-// find them by name.
-func init() {
-	for _, s := range submountScenarios() {
-		scenarioByName[s.Name] = s
-	}
-}
-
 // submountDifferences are those of mounts below the source.
 var submountDifferences = []Known{
 	{
@@ -40,13 +31,12 @@ var submountDifferences = []Known{
 	},
 }
 
-// submountScenarios are the two ways to make a mount.
-func submountScenarios() []*Scenario {
-	return []*Scenario{
-		{Name: "submount/recursive", Setup: withSubmounts, Op: overSubmounts},
-		{Name: "submount/alone", Setup: withSubmounts, Op: overSubmounts},
-	}
-}
+// submountScenarios are the two ways to make a mount. A mount shows those below the
+// source as they were when it was made, so each caller has a directory before that.
+var submountScenarios = special(
+	&Scenario{Name: "submount/recursive", Setup: withSubmounts, Op: overSubmounts},
+	&Scenario{Name: "submount/alone", Setup: withSubmounts, Op: overSubmounts},
+)
 
 // withSubmounts mounts a tmpfs, which has another one below it, a read-only one,
 // and a part of the file system itself, on a directory and on a file.
@@ -154,7 +144,7 @@ func TestSubmounts(t *testing.T) {
 	for _, c := range Callers {
 		agents[c.Name] = testenv.StartAgent(t, c.Make(m))
 	}
-	for _, s := range submountScenarios() {
+	for _, s := range submountScenarios {
 		t.Run(s.Name, func(t *testing.T) {
 			recursive := s.Name == "submount/recursive"
 			want := underSubmounts(t, agents, m, s, func(source string) string {
