@@ -13,6 +13,7 @@ import (
 
 	"github.com/idmount/idmount"
 	"github.com/idmount/idmount/fusefs"
+	"github.com/idmount/idmount/idmap"
 	"github.com/idmount/idmount/internal/testenv"
 )
 
@@ -200,5 +201,40 @@ func TestSetIDIsNeverCached(t *testing.T) {
 		if got, want := stat(mode)(target), stat(mode)(source); got != want || got == seen {
 			t.Errorf("%s: the mount shows %q after %q, want %q", mode, got, seen, want)
 		}
+	}
+}
+
+// A kernel forgets files that nobody holds, and then the handles of a FUSE source lead
+// nowhere. A file without a name is not found in any other way either.
+func TestFilesThatAFUSESourceForgets(t *testing.T) {
+	testenv.RequireRoot(t)
+	for _, backend := range backends[1:] {
+		t.Run(string(backend), func(t *testing.T) {
+			below := testenv.Source(t, "tmpfs")
+			source, _ := mount(t, below, idmount.Options{Map: idmap.Identity(), Backend: idmount.Translate})
+			target, _ := mount(t, source, idmount.Options{Map: parse(t, "b:0:100000:65536"), Backend: backend})
+			for _, change := range []struct {
+				name string
+				make func() error
+			}{
+				{"forgotten", func() error { return os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0) }},
+				{"renamed below", func() error { return os.Rename(below+"/f", below+"/g") }},
+				{"unlinked", func() error { return os.Remove(target + "/f") }},
+			} {
+				write(t, below+"/f", "text")
+				fd, err := unix.Open(target+"/f", unix.O_PATH|unix.O_CLOEXEC, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := change.make(); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(50 * time.Millisecond) // till the source has been told
+				if text, err := os.ReadFile(fmt.Sprintf("/proc/self/fd/%d", fd)); err != nil || string(text) != "text" {
+					t.Errorf("%s: read %q, %v", change.name, text, err)
+				}
+				unix.Close(fd)
+			}
+		})
 	}
 }

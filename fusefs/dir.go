@@ -20,7 +20,8 @@ type stream struct {
 	node *node
 	next uint64 // the offset that the entries of rest begin at
 	buf  []byte
-	rest []byte  // what of buf has not been sent
+	full int     // of buf
+	rest []byte  // what of buf[:full] has not been sent
 	turn uint64  // of streams, when buf was read
 	read reading // and the directory's
 	end  bool    // nothing follows
@@ -189,6 +190,9 @@ func (f *FS) stream(in *fuse.ReadIn) (*stream, func(), unix.Errno) {
 			d.mu.Unlock()
 			return nil, nil, unix.EBADF
 		}
+		if f.movingPlaces && d.goBack(in.Offset) {
+			return d, d.mu.Unlock, 0
+		}
 		return d, d.mu.Unlock, d.seek(in.Offset)
 	}
 	n := f.nodes.get(in.NodeId)
@@ -235,6 +239,25 @@ func (d *stream) seek(offset uint64) unix.Errno {
 	return d.rewind(offset)
 }
 
+// goBack goes to an offset among the entries that were read last, where the kernel
+// had no room for more of an answer. On ramfs, places are numbers of entries, and to
+// go to one would leave out an entry for each that is gone meanwhile.
+func (d *stream) goBack(offset uint64) bool {
+	if offset == 0 || d.buf == nil {
+		return false
+	}
+	for rest := d.buf[:d.full]; ; {
+		entry, size := parseDirent(rest)
+		if size == 0 {
+			return false
+		}
+		if rest = rest[size:]; entry.Off == offset {
+			d.next, d.rest, d.end = offset, rest, false
+			return true
+		}
+	}
+}
+
 // rewind goes to an offset, and reads anew what follows.
 func (d *stream) rewind(offset uint64) unix.Errno {
 	if _, err := unix.Seek(d.fd, int64(offset), unix.SEEK_SET); err != nil {
@@ -278,6 +301,9 @@ func parseDirent(buf []byte) (e fuse.DirEntry, size int) {
 func (f *FS) each(d *stream, add func(e fuse.DirEntry) bool) unix.Errno {
 	for sent := false; ; {
 		if len(d.rest) == 0 {
+			if sent && f.movingPlaces {
+				return 0 // the kernel may come back to any of what it has been sent
+			}
 			if d.buf == nil {
 				d.buf = direntBufs.Get().(*[direntBuf]byte)[:]
 			}
@@ -293,7 +319,7 @@ func (f *FS) each(d *stream, add func(e fuse.DirEntry) bool) unix.Errno {
 				d.end = true
 				return 0
 			}
-			d.rest = d.buf[:n]
+			d.full, d.rest = n, d.buf[:n]
 		}
 		entry, size := parseDirent(d.rest)
 		if size == 0 {

@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"encoding/binary"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -102,4 +103,61 @@ func TestRemovedDirectoryIsThere(t *testing.T) {
 		}
 		f.Forget(id, 1)
 	}
+}
+
+// What is removed from a directory of ramfs while it is listed moves the places of
+// what stays. The kernel drops a part of each answer, and asks again from there.
+func TestListingOfMovingPlaces(t *testing.T) {
+	dir := testenv.Source(t, "ramfs")
+	const files = 2000 // more than are read at once
+	for i := range files {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%04d", i)), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	source, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	f, err := New(source, Options{Map: idmap.Identity()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.close()
+	var opened fuse.OpenOut
+	if s := f.OpenDir(nil, &fuse.OpenIn{InHeader: fuse.InHeader{NodeId: rootID}}, &opened); !s.Ok() {
+		t.Fatal(s)
+	}
+	seen := map[string]int{}
+	for offset, removed := uint64(0), 0; ; {
+		buf := make([]byte, 4096)
+		in := fuse.ReadIn{InHeader: fuse.InHeader{NodeId: rootID}, Fh: opened.Fh, Offset: offset}
+		if s := f.ReadDir(nil, &in, fuse.NewDirEntryList(buf, offset)); !s.Ok() {
+			t.Fatal(s)
+		}
+		taken := 0
+		for ; taken < 60 && len(buf) > 24; taken++ { // struct fuse_dirent
+			size := binary.NativeEndian.Uint32(buf[16:])
+			if size == 0 {
+				break
+			}
+			seen[string(buf[24:24+size])]++
+			offset = binary.NativeEndian.Uint64(buf[8:])
+			buf = buf[24+(size+7)&^7:]
+		}
+		if taken == 0 {
+			break
+		}
+		for range 20 {
+			_ = os.Remove(filepath.Join(dir, fmt.Sprintf("%04d", removed)))
+			removed += 2
+		}
+	}
+	for i := 1; i < files; i += 2 {
+		if n := seen[fmt.Sprintf("%04d", i)]; n != 1 {
+			t.Fatalf("file %d of those that stay was seen %d times", i, n)
+		}
+	}
+	f.ReleaseDir(&fuse.ReleaseIn{Fh: opened.Fh})
 }

@@ -36,10 +36,18 @@ func (f *FS) keepFileCap(n *node, fd int, call func() unix.Errno) unix.Errno {
 	lock.Lock()
 	defer lock.Unlock()
 	size, errno := sys.GetXattr(fd, xattrFileCap, value[:])
-	if failed := call(); failed != 0 || errno != 0 {
-		return failed
+	if errno != 0 {
+		return call()
 	}
-	return sys.SetXattr(fd, xattrFileCap, value[:size], 0)
+	// Of a source that is FUSE, too, the kernel announces their removal by a change
+	// as it does chown(2), which clears set-id bits. Without them it has nothing to
+	// announce.
+	_ = sys.RemoveXattr(fd, xattrFileCap)
+	errno = call()
+	if lost := sys.SetXattr(fd, xattrFileCap, value[:size], 0); errno == 0 {
+		errno = lost
+	}
+	return errno
 }
 
 // changeXattr runs a call that sets or removes an attribute.

@@ -83,7 +83,10 @@ type FS struct {
 	passOff     atomic.Bool
 	passExec    bool // see openProgram
 	remoteData  bool // close(2) can report errors of earlier writes
+	renames     bool // see leaveVictim
 	suspicion   suspicion
+
+	movingPlaces bool // see goBack
 }
 
 // New prepares a file system that shows the directory source. The descriptor
@@ -141,6 +144,8 @@ func New(source *os.File, o Options) (*FS, error) {
 		return nil, &sys.Error{Op: "statfs", Path: source.Name(), Err: err}
 	}
 	f.depth, f.remoteData = stacking(uint32(fs.Type))
+	f.movingPlaces = uint32(fs.Type) == unix.RAMFS_MAGIC
+	f.renames = f.remoteData && uint32(fs.Type) != unix.FUSE_SUPER_MAGIC
 	if f.depth == 0 {
 		f.passOff.Store(true)
 	}

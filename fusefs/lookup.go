@@ -221,9 +221,10 @@ func (f *FS) Forget(id, count uint64) {
 // An NFS client that is told to remove a file of which somebody has a descriptor
 // gives it another name, .nfs and a number, until that is closed; its directory can't
 // be removed before. So there is none of a file that nobody has open, and of others
-// none for longer (see Release).
+// none for longer (see Release). A FUSE server is told of open files alone, and an
+// O_PATH descriptor is none.
 func (f *FS) victim(dir *node, dirfd int, name string, directory bool) {
-	if f.remoteData && !directory && f.leaveVictim(dirfd, name) {
+	if f.renames && !directory && f.leaveVictim(dirfd, name) {
 		return
 	}
 	if f.mountOf(dir) != nil {
@@ -247,7 +248,7 @@ func (f *FS) victim(dir *node, dirfd int, name string, directory bool) {
 }
 
 // leaveVictim closes the descriptor of a file that nobody has open, if this is its
-// last name.
+// last name. It is for sources that might rename the file otherwise.
 func (f *FS) leaveVictim(dirfd int, name string) bool {
 	var st unix.Stat_t
 	if f.cache.Mode == CacheExclusive || sys.StatAt(dirfd, name, &st) != 0 || st.Nlink > 1 {

@@ -1,6 +1,8 @@
 package conformance
 
 import (
+	"slices"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/idmount/idmount/internal/testenv"
@@ -78,6 +80,17 @@ func InNamespaces(c testenv.Caller, id uint32) uint32 {
 			return 4000000000
 		}
 		id -= n.Outer
+	}
+	return id
+}
+
+// inEveryNamespace is an id inside every namespace of the callers, and outside most maps.
+const inEveryNamespace = 400
+
+// outerID is the id of the initial user namespace that a caller's number stands for.
+func outerID(c testenv.Caller, id uint32) uint32 {
+	for _, n := range slices.Backward(c.Namespaces) {
+		id += n.Outer
 	}
 	return id
 }

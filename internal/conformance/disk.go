@@ -117,6 +117,16 @@ func (d *Disk) Program(name, owner string, mode uint32) {
 	})
 }
 
+// Script makes a program that cat interprets.
+func (d *Disk) Script(name, owner string, mode uint32) {
+	d.do("script "+name, func() error {
+		if err := os.WriteFile(d.path(name), []byte("#!/bin/cat\ntext of "+name+"\n"), 0o600); err != nil {
+			return err
+		}
+		return d.own(name, owner, mode)
+	})
+}
+
 // Xattr sets an extended attribute. File systems without that kind of
 // attribute leave the case without it, on every backend alike.
 func (d *Disk) Xattr(name, attr string, value []byte) {

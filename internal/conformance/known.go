@@ -20,6 +20,8 @@ type Known struct {
 	Key, Want, Got                    string
 	// Equal, if not nil, has to find the two values the same.
 	Equal func(want, got string) bool
+	// Of, if not nil, has to find that the case is one of those that differ.
+	Of func(c Case, d Difference) bool
 	// Because, if not nil, has to find the cause in the rest of the case.
 	Because func(want, got Result, d Difference) bool
 	count   int
@@ -41,6 +43,9 @@ func (k *Known) matches(c Case, want, got Result, d Difference) bool {
 		}
 	}
 	if k.Equal != nil && !k.Equal(d.Want, d.Got) {
+		return false
+	}
+	if k.Of != nil && !k.Of(c, d) {
 		return false
 	}
 	return k.Because == nil || k.Because(want, got, d)

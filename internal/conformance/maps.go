@@ -95,6 +95,16 @@ func viewID(e []Extent, id uint32) uint32 {
 	return Foreign
 }
 
+// shows reports whether e has id of the initial user namespace on its view side.
+func shows(e []Extent, id uint32) bool {
+	for _, x := range e {
+		if id >= x.View && id-x.View < x.Count {
+			return true
+		}
+	}
+	return false
+}
+
 // text is e as /proc/PID/uid_map has it.
 func text(e []Extent) string {
 	var b strings.Builder

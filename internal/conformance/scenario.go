@@ -3,6 +3,7 @@ package conformance
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -29,11 +30,33 @@ type Env struct {
 	Caller testenv.Caller
 	result Result
 	seen   map[string]int
+	counts map[string]int
 	fds    []int
 }
 
 // Did records the outcome of one call.
 func (e *Env) Did(what string, err error) { e.Saw(what, ErrText(err)) }
+
+// count notes the outcome of one of many calls, for counted.
+func (e *Env) count(what string, err error) {
+	if e.counts == nil {
+		e.counts = map[string]int{}
+	}
+	e.counts[what+": "+ErrText(err)]++
+}
+
+// counted records how many calls have had which outcome.
+func (e *Env) counted() {
+	var calls []string
+	for what := range e.counts {
+		calls = append(calls, what)
+	}
+	slices.Sort(calls)
+	for _, what := range calls {
+		e.Saw("times "+what, fmt.Sprint(e.counts[what]))
+	}
+	clear(e.counts)
+}
 
 // Saw records something seen.
 func (e *Env) Saw(what, value string) {
@@ -79,8 +102,8 @@ func (e *Env) id(role byte, view func(*Map, byte) uint32) int {
 		return -1
 	case 'X':
 		return int(InNamespaces(e.Caller, Foreign))
-	case 'Y': // inside every namespace of the callers, outside most maps
-		return 400
+	case 'Y':
+		return inEveryNamespace
 	}
 	return int(InNamespaces(e.Caller, view(e.Map, role)))
 }

@@ -74,14 +74,28 @@ func accessScenarios() []*Scenario {
 	return out
 }
 
-// runCat runs the copy of cat in the directory and records who it ran as.
+// runCat runs the copy of cat in the directory, by its path and by descriptors, and
+// records who it ran as.
 func runCat(e *Env) {
+	const status = "/proc/self/status"
 	dir, err := os.Getwd()
 	if err != nil {
 		e.Did("getwd", err)
 		return
 	}
-	out, err := output(dir+"/cat", "/proc/self/status")
+	out, err := output(dir+"/cat", status)
 	e.Did("exec", err)
 	e.Saw("ran as", identity(out))
+	for _, by := range []struct {
+		name  string
+		flags int
+	}{{"a path descriptor", unix.O_PATH}, {"a descriptor", unix.O_RDONLY}} {
+		fd := e.Open("open "+by.name, "cat", by.flags, 0)
+		if fd < 0 {
+			continue
+		}
+		out, err := outputAt(fd, "", unix.AT_EMPTY_PATH, false, status)
+		e.Did("exec by "+by.name, err)
+		e.Saw("ran by "+by.name+" as", identity(out))
+	}
 }

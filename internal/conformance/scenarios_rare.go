@@ -34,6 +34,16 @@ func rareScenarios() []*Scenario {
 	add("extents", one, whereBlocksLie)
 	add("poll", one, pollFiles)
 	add("busy-text", func(d *Disk) { d.Program("cat", "AA", 0o777) }, busyText)
+	for _, own := range []string{"AA", "BB", "UU"} {
+		add("execveat/own="+own, func(d *Disk) {
+			d.Program("cat", own, 0o777)
+			d.Program("only", own, 0o711)
+			d.Script("script", own, 0o755)
+			d.File("plain", own, 0o644)
+			d.Mkdir("d", own, 0o755)
+			d.Symlink("cat", "l", own)
+		}, execveat)
+	}
 	add("inode-numbers", func(d *Disk) {
 		d.File("f", "AA", 0o666)
 		d.Mkdir("d", "AA", 0o777)
@@ -281,6 +291,49 @@ func busyText(e *Env) {
 		_ = unix.Close(fd)
 		e.fds = e.fds[:len(e.fds)-1]
 		e.Saw("start after that", fmt.Sprint(exec.Command("./cat").Run()))
+	}
+}
+
+// execveat runs programs by descriptors. A script is read by its interpreter, by a
+// path that leads to the descriptor.
+func execveat(e *Env) {
+	const (
+		text  = "/proc/self/comm"
+		check = 0x10000 // AT_EXECVE_CHECK, Linux 6.14
+		empty = unix.AT_EMPTY_PATH
+	)
+	try := func(what string, dirfd int, path string, flags int, keep bool) {
+		out, err := outputAt(dirfd, path, flags, keep, text)
+		e.Saw(what, fmt.Sprintf("%q %s", out, ErrText(err)))
+	}
+	for _, name := range []string{"cat", "only", "script", "plain", "d", "l"} {
+		if fd := e.Open("open "+name, name, unix.O_PATH|unix.O_NOFOLLOW, 0); fd >= 0 {
+			try("exec "+name, fd, "", empty, false)
+			try("exec "+name+" kept open", fd, "", empty, true)
+			try("check "+name, fd, "", empty|check, false)
+		}
+		try("exec by name "+name, unix.AT_FDCWD, name, 0, false)
+		try("exec by name, not following, "+name, unix.AT_FDCWD, name, unix.AT_SYMLINK_NOFOLLOW, false)
+	}
+	if dir := e.Open("open directory", ".", unix.O_PATH|unix.O_DIRECTORY, 0); dir >= 0 {
+		try("exec in a directory", dir, "cat", 0, false)
+		try("exec a script in a directory", dir, "script", 0, false)
+		try("exec a script in a directory kept open", dir, "script", 0, true)
+		try("exec nothing", dir, "absent", 0, false)
+	}
+	if fd := e.Open("read script", "script", unix.O_RDONLY, 0); fd >= 0 {
+		try("exec the script that is read", fd, "", empty, false)
+		try("exec the script that is read and kept open", fd, "", empty, true)
+	}
+	if fd := e.Open("write", "cat", unix.O_RDWR, 0); fd >= 0 {
+		try("exec what is written to", fd, "", empty, false)
+		try("check what is written to", fd, "", empty|check, false)
+		_ = unix.Close(fd)
+		e.fds = e.fds[:len(e.fds)-1]
+	}
+	if fd := e.Open("open to unlink", "cat", unix.O_PATH, 0); fd >= 0 {
+		e.Did("unlink", unix.Unlink("cat"))
+		try("exec what has no name", fd, "", empty, false)
 	}
 }
 

@@ -20,6 +20,8 @@ func useScenarios() []*Scenario {
 	}
 	one := func(d *Disk) { d.File("f", "AA", 0o666) }
 	add("inotify", one, watch)
+	add("inotify-file", func(d *Disk) { d.File("f", "AA", 0o666); d.Mkdir("d", "AA", 0o777) }, watchFile)
+	add("inotify-xattr", func(d *Disk) { d.File("f", "AA", 0o666); d.Mkdir("d", "AA", 0o777) }, watchXattrs)
 	add("handles", func(d *Disk) { d.File("f", "AA", 0o666); d.File("gone", "AA", 0o666); d.Mkdir("d", "AA", 0o777) }, handles)
 	add("clone", func(d *Disk) { d.File("f", "AA", 0o666); d.File("to", "AA", 0o666) }, clone)
 	add("copy-range", func(d *Disk) { d.File("f", "AA", 0o666); d.File("to", "AA", 0o666) }, copyRanges)
@@ -32,6 +34,14 @@ func useScenarios() []*Scenario {
 			d.File(fmt.Sprintf("entry-%03d", i), "AA", 0o666)
 		}
 	}, seekDir)
+	add("listing", func(d *Disk) {
+		d.Mkdir("d", "AA", 0o777)
+		for i := range listed {
+			for _, kind := range []string{"stays", "goes", "moves"} {
+				d.Node("d/"+listedName(kind, i), "AA", unix.S_IFREG|0o600, 0)
+			}
+		}
+	}, listing)
 	add("path-max", func(*Disk) {}, longPaths)
 	add("append", one, appending)
 	add("fallocate-moves", one, func(e *Env) {
@@ -60,16 +70,10 @@ func useScenarios() []*Scenario {
 }
 
 func watch(e *Env) {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		e.Did("inotify_init", err)
+	fd := e.inotify(".", "f")
+	if fd < 0 {
 		return
 	}
-	e.fds = append(e.fds, fd)
-	_, err = unix.InotifyAddWatch(fd, ".", unix.IN_ALL_EVENTS)
-	e.Did("watch directory", err)
-	_, err = unix.InotifyAddWatch(fd, "f", unix.IN_ALL_EVENTS)
-	e.Did("watch file", err)
 	if w := e.Open("create", "new", unix.O_CREAT|unix.O_RDWR, 0o666); w >= 0 {
 		_, err := unix.Write(w, []byte("x"))
 		e.Did("write", err)
@@ -86,6 +90,93 @@ func watch(e *Env) {
 	e.Did("setxattr", unix.Setxattr("f", "user.x", []byte("v"), 0))
 	e.Did("truncate path", unix.Truncate("f", 2))
 	e.Did("unlink watched", unix.Unlink("f"))
+	e.events(fd)
+}
+
+// watchFile is about what can be done to a file that leaves its name.
+func watchFile(e *Env) {
+	fd := e.inotify("f", "d")
+	if fd < 0 {
+		return
+	}
+	for _, o := range []struct {
+		name  string
+		flags int
+		use   func(fd int)
+	}{
+		{"to read", unix.O_RDONLY, func(int) {}},
+		{"to write", unix.O_WRONLY, func(int) {}},
+		{"by a path descriptor", unix.O_PATH, func(int) {}},
+		{"to truncate", unix.O_WRONLY | unix.O_TRUNC, func(int) {}},
+		{"and change", unix.O_RDWR, func(fd int) {
+			_, err := unix.Write(fd, []byte("text"))
+			e.Did("write", err)
+			e.Did("fchmod", unix.Fchmod(fd, 0o666))
+			e.Did("fchown", unix.Fchown(fd, -1, e.GID('A')))
+			to := int64(100)
+			_, err = unix.CopyFileRange(fd, new(int64), fd, &to, 2, 0)
+			e.Did("copy", err)
+		}},
+	} {
+		w, err := unix.Open("f", o.flags|unix.O_CLOEXEC, 0)
+		e.Did("open "+o.name, err)
+		if err == nil {
+			o.use(w)
+			e.Did("close", unix.Close(w))
+		}
+	}
+	e.Did("chmod", unix.Chmod("f", 0o6755))
+	e.Did("chown", unix.Chown("f", -1, e.GID('A')))
+	e.Did("chown to nobody new", unix.Chown("f", -1, -1))
+	e.Did("times", unix.UtimesNanoAt(unix.AT_FDCWD, "f", []unix.Timespec{{Sec: 1}, {Sec: 2}}, 0))
+	e.Did("link", unix.Link("f", "d/linked"))
+	e.Did("symlink", unix.Symlink("f", "d/l"))
+	e.Did("mknod", unix.Mknod("d/fifo", unix.S_IFIFO|0o644, 0))
+	e.Did("rename", unix.Rename("d/l", "d/m"))
+	e.Did("rename over", unix.Rename("d/fifo", "d/m"))
+	e.Did("exchange", unix.Renameat2(unix.AT_FDCWD, "d/m", unix.AT_FDCWD, "d/linked", unix.RENAME_EXCHANGE))
+	e.Did("move out", unix.Rename("d/linked", "out"))
+	e.Did("move in", unix.Rename("out", "d/in"))
+	e.Did("unlink", unix.Unlink("d/in"))
+	e.events(fd)
+}
+
+func watchXattrs(e *Env) {
+	fd := e.inotify("f", "d")
+	if fd < 0 {
+		return
+	}
+	if f := e.Open("open", "f", unix.O_RDONLY, 0); f >= 0 {
+		e.Did("fsetxattr", unix.Fsetxattr(f, "user.x", []byte("v"), 0))
+		e.Did("fremovexattr", unix.Fremovexattr(f, "user.x"))
+	}
+	e.Did("setxattr", unix.Setxattr("f", "user.y", []byte("v"), 0))
+	e.Did("removexattr", unix.Removexattr("f", "user.y"))
+	e.Did("set ACL", unix.Setxattr("f", accessACL, ACLXattr(6, 4, 7, 4, ACLEntry{ACLUser, 6, uint32(e.UID('B'))}), 0))
+	e.Did("set default ACL", unix.Setxattr("d", defaultACL, ACLXattr(6, 4, 7, 4), 0))
+	e.Did("remove ACL", unix.Removexattr("f", accessACL))
+	e.Did("set capability", unix.Setxattr("f", capability, CapNetRaw(2, 0), 0))
+	e.Did("chown", unix.Chown("f", -1, -1))
+	e.events(fd)
+}
+
+// inotify watches files, and returns -1 if it can't.
+func (e *Env) inotify(names ...string) int {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		e.Did("inotify_init", err)
+		return -1
+	}
+	e.fds = append(e.fds, fd)
+	for _, name := range names {
+		_, err = unix.InotifyAddWatch(fd, name, unix.IN_ALL_EVENTS)
+		e.Did("watch "+name, err)
+	}
+	return fd
+}
+
+// events records what an inotify descriptor has seen.
+func (e *Env) events(fd int) {
 	buf := make([]byte, 16384)
 	n, err := unix.Read(fd, buf)
 	e.Did("events", err)
@@ -302,25 +393,8 @@ func seekDir(e *Env) {
 	if fd < 0 {
 		return
 	}
-	type entry struct {
-		name string
-		next int64
-	}
-	read := func() (out []entry) {
-		buf := make([]byte, 300) // few at a time
-		n, err := unix.Getdents(fd, buf)
-		if err != nil {
-			e.Did("getdents", err)
-		}
-		for rest := buf[:max(n, 0)]; len(rest) > 19; {
-			size := binary.NativeEndian.Uint16(rest[16:])
-			name, _, _ := bytes.Cut(rest[19:size], []byte{0})
-			out = append(out, entry{string(name), int64(binary.NativeEndian.Uint64(rest[8:]))})
-			rest = rest[size:]
-		}
-		return out
-	}
-	var all []entry
+	read := func() []dirent { return e.getdents(fd, 300) } // few at a time
+	var all []dirent
 	for {
 		some := read()
 		if len(some) == 0 {
@@ -373,6 +447,128 @@ func seekDir(e *Env) {
 		}
 	}
 	e.Saw("kept entries seen", fmt.Sprint(kept, ", twice ", twice))
+}
+
+// A dirent is an entry of a directory and the place of the one behind it.
+type dirent struct {
+	name string
+	next int64
+}
+
+// getdents reads as many entries as room bytes hold.
+func (e *Env) getdents(fd, room int) (out []dirent) {
+	buf := make([]byte, room)
+	n, err := unix.Getdents(fd, buf)
+	if err != nil {
+		e.Did("getdents", err)
+	}
+	for rest := buf[:max(n, 0)]; len(rest) > 19; {
+		size := binary.NativeEndian.Uint16(rest[16:])
+		name, _, _ := bytes.Cut(rest[19:size], []byte{0})
+		out = append(out, dirent{string(name), int64(binary.NativeEndian.Uint64(rest[8:]))})
+		rest = rest[size:]
+	}
+	return out
+}
+
+// listed is the number of files of each kind: with these names, more than the
+// server reads of a directory at once.
+const listed = 200
+
+func listedName(kind string, i int) string {
+	return fmt.Sprintf("%s-%03d-%s", kind, i, strings.Repeat("n", 50))
+}
+
+// listing reads a large directory twice at the same time, while a third of its
+// files is removed, a third gets other names, and others come. Of what is there
+// all along, each file is seen once; no name is seen twice.
+func listing(e *Env) {
+	first := e.Open("open", "d", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	second := e.Open("open again", "d", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if first < 0 || second < 0 {
+		return
+	}
+	done := 0
+	change := func() {
+		for range 8 {
+			if done == listed {
+				return
+			}
+			e.count("remove", unix.Unlink("d/"+listedName("goes", done)))
+			e.count("rename", unix.Rename("d/"+listedName("moves", done), "d/"+listedName("moved", done)))
+			e.count("create", unix.Mknod("d/"+listedName("new", done), unix.S_IFREG|0o600, 0))
+			done++
+		}
+	}
+	const room = 2000
+	var a, b []dirent
+	var place int64
+	var before int
+	for {
+		change()
+		more, again := e.getdents(first, room), e.getdents(second, room)
+		a, b = append(a, more...), append(b, again...)
+		if len(more) == 0 && len(again) == 0 {
+			break
+		}
+		if len(more) > 0 && len(a) < listed {
+			place, before = more[len(more)-1].next, len(a)
+		}
+	}
+	for done < listed {
+		change()
+	}
+	e.counted()
+	e.Saw("seen", seenOnce(a, "stays"))
+	e.Saw("seen by the other", seenOnce(b, "stays"))
+	rest := func(what string, place int64) (out []dirent) {
+		_, err := unix.Seek(first, place, unix.SEEK_SET)
+		e.Did(what, err)
+		for more := e.getdents(first, room); len(more) > 0; more = e.getdents(first, room) {
+			out = append(out, more...)
+		}
+		return out
+	}
+	e.Saw("seen from a place on", seenOnce(append(slices.Clone(a[:before]), only(rest("seek", place), "stays")...), "stays"))
+	now := rest("rewind", 0)
+	for _, kind := range []string{"stays", "goes", "moves", "moved", "new"} {
+		e.Saw("seen at last, "+kind, seenOnce(now, kind))
+	}
+	// They have been looked at; the disk and the mount are compared by what is left.
+	for _, x := range now {
+		if x.name != "." && x.name != ".." {
+			e.count("remove at last", unix.Unlink("d/"+x.name))
+		}
+	}
+	e.counted()
+}
+
+func only(all []dirent, kind string) (out []dirent) {
+	for _, x := range all {
+		if strings.HasPrefix(x.name, kind) {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+// seenOnce tells how many names of a kind there are, and how many of any kind are
+// there twice.
+func seenOnce(all []dirent, kind string) string {
+	seen := map[string]int{}
+	for _, x := range all {
+		seen[x.name]++
+	}
+	n, twice := 0, 0
+	for name, times := range seen {
+		if strings.HasPrefix(name, kind) {
+			n++
+		}
+		if times > 1 {
+			twice++
+		}
+	}
+	return fmt.Sprint(n, ", twice ", twice)
 }
 
 func longPaths(e *Env) {

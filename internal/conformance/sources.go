@@ -39,5 +39,5 @@ func carries(fstype string, s *Scenario) bool {
 		"flags", "use-project":
 		return false
 	}
-	return s.Name != "file/late-capability" && s.Name != "rare/many-xattrs" && !strings.Contains(s.Name, "cap=true")
+	return s.Name != "file/late-capability" && s.Name != "use/inotify-xattr" && s.Name != "rare/many-xattrs" && !strings.Contains(s.Name, "cap=true")
 }

@@ -92,9 +92,17 @@ func OpenHandle(mountFd int, handle string, flags int) (int, unix.Errno) {
 }
 
 // SupportsHandles reports whether files of the file system that the directory
-// dir lies on can be opened again by handle: not overlay in its usual form,
-// ramfs or FUSE. It tries it.
+// dir lies on can be opened again by handle: not overlay in its usual form or
+// ramfs. It tries it, but on FUSE: its handles open as long as the kernel has the
+// file in its cache, as it has dir. Which servers find others nobody can tell.
 func SupportsHandles(dir *os.File) error {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(dir.Fd()), &fs); err != nil {
+		return &Error{Op: "statfs", Path: dir.Name(), Err: err}
+	}
+	if uint32(fs.Type) == unix.FUSE_SUPER_MAGIC {
+		return &Error{Op: "open_by_handle_at", Path: dir.Name(), Detail: "fuse", Err: unix.EOPNOTSUPP}
+	}
 	var buf [MaxHandle]byte
 	n, _, errno := HandleAt(int(dir.Fd()), "", &buf)
 	if errno != 0 {

@@ -1,0 +1,241 @@
+package conformance
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/sys"
+	"github.com/idmount/idmount/internal/testenv"
+)
+
+// submountDifferences are those of mounts below the source.
+var submountDifferences = []Known{
+	{
+		Reason:  "a FUSE mount is one file system, and has one device number",
+		Backend: "relay|translate", Scenario: "submount/recursive", Key: "op device of .* is the directory's", Want: "false", Got: "true",
+	},
+	{
+		Reason:  "a FUSE mount is one mount to the kernel: who may not do it, or names nothing, learns that before the server meets the other mount",
+		Backend: "relay|translate", Scenario: "submount/recursive", Key: "op (link into|rename into|rename out of|exchange with|link) (sub|sub/deeper|ro|bound|covered)",
+		Want: "EXDEV", Got: "EOVERFLOW|ENOENT",
+	},
+	{
+		Reason:  "the same where the other mount is read-only",
+		Backend: "relay|translate", Scenario: "submount/recursive", Key: "op (chmod ro/.*|chown ro/.*|(create|mkdir|link|rename) in ro|link into ro)",
+		Want: "EROFS", Got: "EOVERFLOW|EPERM|ENOENT",
+	},
+}
+
+// submountScenarios are the two ways to make a mount. A mount shows those below the
+// source as they were when it was made, so each caller has a directory before that.
+var submountScenarios = special(
+	&Scenario{Name: "submount/recursive", Setup: withSubmounts, Op: overSubmounts},
+	&Scenario{Name: "submount/alone", Setup: withSubmounts, Op: overSubmounts},
+)
+
+// withSubmounts mounts a tmpfs, which has another one below it, a read-only one,
+// and a part of the file system itself, on a directory and on a file.
+func withSubmounts(d *Disk) {
+	d.File("f", "AA", 0o666)
+	d.File("other", "BB", 0o666)
+	d.Mkdir("same", "AA", 0o777)
+	d.File("same/f", "AU", 0o666)
+	for _, name := range []string{"sub", "ro", "bound"} {
+		d.Mkdir(name, "AA", 0o777)
+		d.File(name+"/hidden", "AA", 0o666)
+	}
+	d.File("covered", "AA", 0o666)
+	mount := func(source, target, fstype string, flags uintptr) {
+		d.do("mount "+target, func() error {
+			if fstype == "" {
+				source = d.path(source)
+			}
+			return unix.Mount(source, d.path(target), fstype, flags, "")
+		})
+	}
+	for _, name := range []string{"sub", "sub/deeper", "ro"} {
+		if name == "sub/deeper" {
+			d.Mkdir(name, "AA", 0o777)
+		}
+		mount("test", name, "tmpfs", 0)
+		d.do("owner of "+name, func() error { return d.own(name, "AA", 0o777) })
+		d.File(name+"/f", "AA", 0o666)
+		d.File(name+"/theirs", "BB", 0o600)
+		d.File(name+"/unmapped", "UU", 0o666)
+		d.Program(name+"/cat", "AA", 0o6755)
+	}
+	mount("", "ro", "none", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY)
+	mount("same", "bound", "", unix.MS_BIND)
+	mount("other", "covered", "", unix.MS_BIND)
+}
+
+func overSubmounts(e *Env) {
+	device := func(name string) (dev uint64) {
+		var st unix.Stat_t
+		e.Did("stat "+name, unix.Lstat(name, &st))
+		return st.Dev
+	}
+	here := device(".")
+	for _, name := range []string{"sub", "sub/deeper", "ro", "bound", "covered"} {
+		e.Saw("device of "+name+" is the directory's", fmt.Sprint(device(name) == here))
+	}
+	for _, dir := range []string{"sub", "sub/deeper", "ro", "bound"} {
+		if fd := e.Open("open "+dir, dir, unix.O_RDONLY|unix.O_DIRECTORY, 0); fd >= 0 {
+			names := only(e.getdents(fd, 4096), "")
+			e.Saw("entries of "+dir, fmt.Sprint(len(names)))
+			var up, by unix.Stat_t
+			e.Did("stat above "+dir, unix.Fstatat(fd, "..", &up, 0))
+			e.Did("stat what has "+dir, unix.Lstat(filepath.Dir(dir), &by))
+			e.Saw("above "+dir+" is what has it", fmt.Sprint(up.Ino == by.Ino && up.Dev == by.Dev))
+		}
+		e.Open("open hidden "+dir, dir+"/hidden", unix.O_RDWR, 0)
+		for _, name := range []string{"f", "theirs", "unmapped"} {
+			if fd := e.Open("open "+dir+"/"+name, dir+"/"+name, unix.O_RDWR, 0); fd >= 0 {
+				_, err := unix.Write(fd, []byte("new"))
+				e.Did("write "+dir+"/"+name, err)
+			}
+			e.Did("chmod "+dir+"/"+name, unix.Chmod(dir+"/"+name, 0o640))
+			e.Did("chown "+dir+"/"+name, unix.Chown(dir+"/"+name, e.UID('B'), e.GID('B')))
+		}
+		e.Open("create in "+dir, dir+"/new", unix.O_CREAT|unix.O_RDWR, 0o644)
+		e.Did("mkdir in "+dir, unix.Mkdir(dir+"/made", 0o755))
+		e.Did("link in "+dir, unix.Link(dir+"/f", dir+"/f2"))
+		e.Did("rename in "+dir, unix.Rename(dir+"/new", dir+"/newer"))
+		e.Did("link into "+dir, unix.Link("f", dir+"/linked"))
+		e.Did("rename into "+dir, unix.Rename("f", dir+"/moved"))
+		e.Did("rename out of "+dir, unix.Rename(dir+"/newer", "out"))
+		e.Did("exchange with "+dir, unix.Renameat2(unix.AT_FDCWD, "f", unix.AT_FDCWD, dir+"/f", unix.RENAME_EXCHANGE))
+		out, err := outputAt(unix.AT_FDCWD, dir+"/cat", 0, false, "/proc/self/status")
+		e.Saw("ran "+dir+"/cat as", identity(out)+" "+ErrText(err))
+		e.Did("rename "+dir, unix.Rename(dir, dir+"-moved"))
+		e.Did("rename over "+dir, unix.Rename("same", dir))
+		e.Did("exchange "+dir, unix.Renameat2(unix.AT_FDCWD, dir, unix.AT_FDCWD, "same", unix.RENAME_EXCHANGE))
+		e.Did("rmdir "+dir, unix.Rmdir(dir))
+	}
+	if fd := e.Open("open covered", "covered", unix.O_RDWR, 0); fd >= 0 {
+		_, err := unix.Write(fd, []byte("new"))
+		e.Did("write covered", err)
+	}
+	e.Did("link covered", unix.Link("covered", "linked"))
+	e.Did("rename covered", unix.Rename("covered", "moved"))
+	e.Did("rename over covered", unix.Rename("f", "covered"))
+	e.Did("chmod covered", unix.Chmod("covered", 0o644))
+	e.Did("unlink covered", unix.Unlink("covered"))
+	fd, err := unix.Openat2(unix.AT_FDCWD, "sub/f", &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH})
+	e.Did("resolve beneath", err)
+	if err == nil {
+		unix.Close(fd)
+	}
+}
+
+// TestSubmounts: what is mounted below the source is there, by all callers, with a
+// recursive mount, and not with another, as natively.
+func TestSubmounts(t *testing.T) {
+	testenv.RequireRoot(t)
+	p := planFromEnv(t)
+	m := Maps[0]
+	report := NewReport(submountDifferences)
+	agents := map[string]*testenv.Agent{}
+	for _, c := range Callers {
+		agents[c.Name] = testenv.StartAgent(t, c.Make(m))
+	}
+	for _, s := range submountScenarios {
+		t.Run(s.Name, func(t *testing.T) {
+			recursive := s.Name == "submount/recursive"
+			want := underSubmounts(t, agents, m, s, func(source string) string {
+				return mountTree(t, source, m, recursive)
+			})
+			for _, backend := range p.backends {
+				t.Run(backend, func(t *testing.T) {
+					got := underSubmounts(t, agents, m, s, func(source string) string {
+						o := optionsFromEnv(t)
+						o.Recursive = recursive
+						return MountWith(t, source, m, backend, o)
+					})
+					for _, c := range Callers {
+						for _, d := range report.Differences(Case{s.Name, c.Name, backend, "ext4", m.Name}, want[c.Name], got[c.Name], nil) {
+							t.Errorf("caller %s: %s: native %s, %s %s", c.Name, d.Key, d.Want, backend, d.Got)
+						}
+					}
+				})
+			}
+		})
+	}
+	if !t.Failed() && slices.Equal(p.backends, defaultBackends) {
+		for _, reason := range report.unused(p.backends, []string{"ext4"}) {
+			t.Errorf("known difference not seen any more: %s", reason)
+		}
+	}
+}
+
+// underSubmounts runs a scenario by all callers on a fresh source.
+func underSubmounts(t *testing.T, agents map[string]*testenv.Agent, m *Map, s *Scenario, mount func(source string) string) map[string]Result {
+	t.Helper()
+	source := testenv.Source(t, "ext4")
+	for _, c := range Callers {
+		d := &Disk{Dir: filepath.Join(source, c.Name), Map: m}
+		if err := os.Mkdir(d.Dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		d.Mkdir("", "AA", 0o777)
+		t.Cleanup(func() {
+			for _, name := range []string{"covered", "bound", "ro", "sub/deeper", "sub"} {
+				testenv.Unmount(t, d.path(name))
+			}
+		})
+		s.Setup(d)
+		if d.Err != nil {
+			t.Fatalf("caller %s: %v", c.Name, d.Err)
+		}
+	}
+	mnt := mount(source)
+	results := map[string]Result{}
+	for _, c := range Callers {
+		dir := filepath.Join(mnt, c.Name)
+		var r Result
+		if err := agents[c.Name].Call("conformance", caseRequest{s.Name, m.Name, c.Name, dir}, &r); err != nil {
+			t.Fatalf("caller %s: %v", c.Name, err)
+		}
+		r.snapshot("root sees", dir)
+		r.snapshot("disk", filepath.Join(source, c.Name))
+		results[c.Name] = r
+	}
+	return results
+}
+
+// mountTree is MountOracle for a tree of mounts.
+func mountTree(t *testing.T, source string, m *Map, recursive bool) string {
+	t.Helper()
+	if !recursive {
+		return MountOracle(t, source, m)
+	}
+	ns, err := sys.NewUserNamespace(text(m.UIDs), text(m.GIDs))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	tree, err := sys.OpenTree(source, unix.OPEN_TREE_CLONE|unix.AT_RECURSIVE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tree.Close()
+	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns.Fd())}
+	if err := sys.MountSetattr(tree, "", unix.AT_RECURSIVE, attr); err != nil {
+		t.Fatal(err)
+	}
+	target := testenv.Dir(t)
+	if err := sys.MoveMount(tree, target); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			t.Error(err)
+		}
+	})
+	return target
+}
