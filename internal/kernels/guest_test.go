@@ -19,7 +19,13 @@ import (
 	"github.com/idmount/idmount/internal/walkthrough"
 )
 
-func TestMain(m *testing.M) { testenv.Main(m) }
+func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == "try-open" {
+		tryOpen(os.Args[2])
+		return
+	}
+	testenv.Main(m)
+}
 
 // A task is what one guest has to do.
 type task struct {

@@ -2,12 +2,16 @@ package kernels
 
 import (
 	_ "embed"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/sys"
 	"github.com/idmount/idmount/internal/testenv"
 	"github.com/idmount/idmount/internal/uml"
 )
@@ -35,6 +39,8 @@ func TestNFS(t *testing.T) {
 			}
 		}
 	}
+	program, err := os.Executable()
+	must(t, err)
 	for _, r := range runs {
 		t.Run(r.suite+"/"+r.squash+"/v"+r.version, func(t *testing.T) {
 			k, err := uml.Fetch(t.Context(), r.suite, "")
@@ -44,10 +50,10 @@ func TestNFS(t *testing.T) {
 			script := filepath.Join(testenv.Dir(t), "nfs.sh")
 			must(t, os.WriteFile(script, []byte(nfsScript), 0o755))
 			o := n.With(uml.Options{
-				Command: []string{"/bin/sh", script, testenv.Binary(t), r.squash, r.version},
+				Command: []string{"/bin/sh", script, testenv.Binary(t), r.squash, r.version, program},
 				Env:     []string{"RPC_NFSD=" + filepath.Join(n.Root, "usr/sbin/rpc.nfsd"), "LD_LIBRARY_PATH=" + n.Libraries()},
 				Modules: []string{"fuse"},
-				Expose:  []string{script, filepath.Dir(testenv.Binary(t))},
+				Expose:  []string{script, program, filepath.Dir(testenv.Binary(t))},
 				Timeout: 4 * time.Minute,
 			}, uml.NFSOptions{RootSquash: r.squash == "squash"})
 			got, err := k.Run(t.Context(), o)
@@ -57,4 +63,14 @@ func TestNFS(t *testing.T) {
 			t.Logf("%v\n%s", got.Elapsed.Round(time.Second), got.Output)
 		})
 	}
+}
+
+// tryOpen opens a file with __FMODE_EXEC, by open(2) and by openat2(2), and says what
+// each gives and why.
+func tryOpen(path string) {
+	const fmodeExec = 0x20
+	fd, err := unix.Open(path, unix.O_RDONLY|fmodeExec, 0)
+	fmt.Print(fd, " ", int(sys.Errno(err)))
+	fd, err = unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{Flags: fmodeExec})
+	fmt.Println("", fd, int(sys.Errno(err)))
 }
