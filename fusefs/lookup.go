@@ -77,7 +77,7 @@ func (f *FS) intern(fd int, parent *node, name string, out *fuse.EntryOut) (*nod
 	n := f.nodes.lookup(key)
 	if n == nil {
 		n = f.nodes.intern(f.newNode(key, &st))
-	} else if m == nil && f.lost(n, parent, name) {
+	} else if m == nil && f.lost(n, &st, parent, name) {
 		id := n.id
 		n = f.nodes.supersede(n, f.newNode(key, &st))
 		f.Forget(id, 1)
@@ -147,8 +147,12 @@ func (f *FS) newNode(key []byte, st *unix.Stat_t) *node {
 // more. It keeps no file of a server from being deleted there, after which
 // another may have the inode number. What a client has cached of a file may still
 // answer then; under the name that the file was found by last, an ESTALE will
-// tell, and under another the server is asked.
-func (f *FS) lost(n, parent *node, name string) bool {
+// tell, and under another the server is asked. One of another type, which is what
+// found says, is another for sure.
+func (f *FS) lost(n *node, found *unix.Stat_t, parent *node, name string) bool {
+	if n.typ != uint16(found.Mode&unix.S_IFMT) {
+		return true
+	}
 	fd, ok := f.fds.acquire(n, pathOnly)
 	if !ok {
 		return false

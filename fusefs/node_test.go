@@ -240,3 +240,23 @@ func TestLostFileIsAnother(t *testing.T) {
 		t.Error("forgetting the lost node takes the new one along")
 	}
 }
+
+// A file of another type than the one that the inode number was known for is another
+// one, whatever a server's client has cached of that.
+func TestInodeNumberOfAnotherType(t *testing.T) {
+	f, dir := withoutHandles(t, 100)
+	if err := os.WriteFile(filepath.Join(dir, "f"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	first := lookup(t, f, rootID, "f")
+	if again := lookup(t, f, rootID, "f"); again != first {
+		t.Fatalf("node %d, and then %d", first, again)
+	}
+	f.nodes.get(first).typ = unix.S_IFIFO
+	second := lookup(t, f, rootID, "f")
+	if n := f.nodes.get(second); second == first || n == nil || !n.isRegular() {
+		t.Errorf("node %d is still that of a FIFO", second)
+	}
+	f.Forget(first, 1)
+	f.Forget(second, 1)
+}
