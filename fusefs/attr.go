@@ -24,6 +24,9 @@ func (f *FS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) f
 	if errno := sys.Stat(u.fd, &st); errno != 0 {
 		return fuse.Status(errno)
 	}
+	if !n.is(st.Mode) {
+		return fuse.Status(unix.ESTALE)
+	}
 	f.own.attr(&st, n.tag, &out.Attr)
 	out.SetTimeout(f.attrValidity(n, st.Mode, began))
 	return fuse.OK
@@ -126,6 +129,9 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 	if errno := sys.Stat(fd, &st); errno != 0 {
 		return fuse.Status(errno)
 	}
+	if !n.is(st.Mode) {
+		return fuse.Status(unix.ESTALE)
+	}
 	f.own.attr(&st, n.tag, &out.Attr)
 	out.SetTimeout(f.attrValidity(n, st.Mode, began))
 	return fuse.OK
@@ -201,6 +207,9 @@ func (f *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse
 	var st unix.Statx_t
 	if err := unix.Statx(u.fd, "", unix.AT_EMPTY_PATH, mask, &st); err != nil {
 		return fuse.Status(sys.Errno(err))
+	}
+	if !n.is(uint32(st.Mode)) {
+		return fuse.Status(unix.ESTALE)
 	}
 	out.Mask = st.Mask & mask
 	out.Blksize = st.Blksize

@@ -150,7 +150,7 @@ func (f *FS) newNode(key []byte, st *unix.Stat_t) *node {
 // tell, and under another the server is asked. One of another type, which is what
 // found says, is another for sure.
 func (f *FS) lost(n *node, found *unix.Stat_t, parent *node, name string) bool {
-	if n.typ != uint16(found.Mode&unix.S_IFMT) {
+	if !n.is(found.Mode) {
 		return true
 	}
 	fd, ok := f.fds.acquire(n, pathOnly)

@@ -112,6 +112,11 @@ func (n *node) written() bool {
 	return u != nil && u.writers.Load() > 0
 }
 
+// is reports whether a file of this mode can be the one that the node was made for.
+// A server may have given its inode number, or its path where the client goes by that,
+// to another; and the kernel gives up for good a node that changes its type.
+func (n *node) is(mode uint32) bool { return n.typ == uint16(mode&unix.S_IFMT) }
+
 func (n *node) isDir() bool     { return n.typ == unix.S_IFDIR }
 func (n *node) isRegular() bool { return n.typ == unix.S_IFREG }
 func (n *node) handle() string  { return n.key[4:] }

@@ -253,6 +253,12 @@ func TestInodeNumberOfAnotherType(t *testing.T) {
 		t.Fatalf("node %d, and then %d", first, again)
 	}
 	f.nodes.get(first).typ = unix.S_IFIFO
+	if s := f.GetAttr(nil, &fuse.GetAttrIn{InHeader: fuse.InHeader{NodeId: first}}, new(fuse.AttrOut)); s != fuse.Status(unix.ESTALE) {
+		t.Errorf("attributes of a FIFO that is a regular file: %v, want ESTALE", s)
+	}
+	if s := f.Statx(nil, &fuse.StatxIn{InHeader: fuse.InHeader{NodeId: first}}, new(fuse.StatxOut)); s != fuse.Status(unix.ESTALE) {
+		t.Errorf("statx of a FIFO that is a regular file: %v, want ESTALE", s)
+	}
 	second := lookup(t, f, rootID, "f")
 	if n := f.nodes.get(second); second == first || n == nil || !n.isRegular() {
 		t.Errorf("node %d is still that of a FIFO", second)
