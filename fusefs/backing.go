@@ -141,7 +141,7 @@ func (f *FS) sweepBackings() {
 	}
 }
 
-// dropBacking is for a node that the kernel has forgotten.
+// dropBacking is for a node that the kernel has forgotten, or is about to.
 func (f *FS) dropBacking(n *node) {
 	u := n.usage.Load()
 	if u == nil {

@@ -251,8 +251,8 @@ func (f *FS) victim(dir *node, dirfd int, name string, directory bool) {
 	u.done()
 }
 
-// leaveVictim closes the descriptor of a file that nobody has open, if this is its
-// last name. It is for sources that might rename the file otherwise.
+// leaveVictim closes the descriptor and the passthrough file of a file that nobody has
+// open, if this is its last name. It is for sources that might rename the file otherwise.
 func (f *FS) leaveVictim(dirfd int, name string) bool {
 	var st unix.Stat_t
 	if f.cache.Mode == CacheExclusive || sys.StatAt(dirfd, name, &st) != 0 || st.Nlink > 1 {
@@ -266,6 +266,7 @@ func (f *FS) leaveVictim(dirfd int, name string) bool {
 	if n == nil || !n.isRegular() || n.openAsItGoes() {
 		return false
 	}
+	f.dropBacking(n)
 	f.fds.leave(n)
 	return true
 }
