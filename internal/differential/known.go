@@ -54,8 +54,9 @@ func tidy(dirfd int, s *Step, result, path string) {
 	if clear != st.Mode&0o7777 {
 		_ = unix.Fchmodat(dirfd, path, clear, 0)
 	}
-	// The kernel removes file capabilities before the server refuses a chown.
-	if s.Call == "chown" && !strings.HasPrefix(result, "ok") {
+	// The kernel removes file capabilities before the server refuses a chown, or the
+	// source a fallocate in a way that it does not know, as tmpfs does.
+	if s.Call == "chown" && !strings.HasPrefix(result, "ok") || s.Call == "fallocate" && result == "ENOTSUP" {
 		_ = unix.Removexattr(procPath(dirfd, path), capability)
 	}
 }
@@ -76,6 +77,10 @@ func untidy(s *Step) bool {
 	switch s.Call {
 	case "chown":
 		return true
+	case "fallocate":
+		if s.Flags&unix.FALLOC_FL_ZERO_RANGE != 0 {
+			return true
+		}
 	}
 	return changesData(s.Call) && keepsSetIDs[s.By]
 }
