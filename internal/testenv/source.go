@@ -26,7 +26,7 @@ var imageSizes = map[string]int64{
 }
 
 var mkfs = map[string][]string{
-	"ext2":  {"mkfs.ext2", "-q", "-F", "-I", "256"},
+	"ext2":  {"mkfs.ext2", "-q", "-F", "-I", "256", "-N", "65536"}, // a mount knows 8192 directories, deleted ones too
 	"ext3":  {"mkfs.ext3", "-q", "-F", "-I", "256"},
 	"ext4":  {"mkfs.ext4", "-q", "-F", "-m", "0"},
 	"xfs":   {"mkfs.xfs", "-q", "-f"},
