@@ -32,6 +32,12 @@
 //   - What the kernel may keep, and for how long, is said in one place: Cache.
 //   - A name or node that the kernel sends is never trusted to be sane.
 //
+// # Requests
+//
+// Package fuseconn carries the messages. Those that come most are answered in place
+// (hot); go-fuse answers all others. The mount shows a directory of the root, not the
+// root, as the kernel keeps no ACL of that (Reroot).
+//
 // # Caches
 //
 // An answer carries how long the kernel may keep it. With CacheCoherent that is
