@@ -19,9 +19,14 @@ func (f *FS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) f
 		return fuse.Status(u.errno)
 	}
 	defer u.done()
+	return f.attributes(n, u.fd, out)
+}
+
+// attributes answers with those of a node, of which fd is a descriptor.
+func (f *FS) attributes(n *node, fd int, out *fuse.AttrOut) fuse.Status {
 	began := f.watch.begin(n.key)
 	var st unix.Stat_t
-	if errno := sys.Stat(u.fd, &st); errno != 0 {
+	if errno := sys.Stat(fd, &st); errno != 0 {
 		return fuse.Status(errno)
 	}
 	if !n.is(st.Mode) {
@@ -124,17 +129,7 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 			return fuse.Status(errno)
 		}
 	}
-	began := f.watch.begin(n.key)
-	var st unix.Stat_t
-	if errno := sys.Stat(fd, &st); errno != 0 {
-		return fuse.Status(errno)
-	}
-	if !n.is(st.Mode) {
-		return fuse.Status(unix.ESTALE)
-	}
-	f.own.attr(&st, n.tag, &out.Attr)
-	out.SetTimeout(f.attrValidity(n, st.Mode, began))
-	return fuse.OK
+	return f.attributes(n, fd, out)
 }
 
 // truncate works by the caller's open file where there is one: to open it again

@@ -36,8 +36,8 @@ const (
 // nobody hears of interruptions here: Open returns EAGAIN instead of waiting, and is
 // then called in the other way.
 func hot(fs fuse.RawFileSystem, in, out [][]byte) (n int, ok bool) {
-	m := piecesOf(in)
-	h := structure[fuse.InHeader](&m)
+	m := message(in)
+	h := structure[fuse.InHeader](m)
 	header, body := out[0], out[len(out)-1]
 	if len(out) == 1 && len(header) >= answerHeader {
 		body = header[answerHeader:]
@@ -53,79 +53,79 @@ func hot(fs fuse.RawFileSystem, in, out [][]byte) (n int, ok bool) {
 	)
 	switch h.Opcode {
 	case wireLookup:
-		if name, ok = nameBehind(h, &m); ok {
+		if name, ok = nameBehind(h, m); ok {
 			var e *fuse.EntryOut
 			e, size = room[fuse.EntryOut](body)
 			status = fs.Lookup(nil, h, name, e)
 		}
 	case wireGetattr:
-		if in := structure[fuse.GetAttrIn](&m); in != nil {
+		if in := structure[fuse.GetAttrIn](m); in != nil {
 			var a *fuse.AttrOut
 			a, size = room[fuse.AttrOut](body)
 			status, ok = fs.GetAttr(nil, in, a), true
 		}
 	case wireSetattr:
-		if in := structure[fuse.SetAttrIn](&m); in != nil {
+		if in := structure[fuse.SetAttrIn](m); in != nil {
 			var a *fuse.AttrOut
 			a, size = room[fuse.AttrOut](body)
 			status, ok = fs.SetAttr(nil, in, a), true
 		}
 	case wireStatx:
-		if in := structure[fuse.StatxIn](&m); in != nil {
+		if in := structure[fuse.StatxIn](m); in != nil {
 			var x *fuse.StatxOut
 			x, size = room[fuse.StatxOut](body)
 			status, ok = fs.Statx(nil, in, x), true
 		}
 	case wireUnlink:
-		if name, ok = nameBehind(h, &m); ok {
+		if name, ok = nameBehind(h, m); ok {
 			status = fs.Unlink(nil, h, name)
 		}
 	case wireOpen:
-		if in := structure[fuse.OpenIn](&m); in != nil {
+		if in := structure[fuse.OpenIn](m); in != nil {
 			var o *fuse.OpenOut
 			o, size = room[fuse.OpenOut](body)
 			status = fs.Open(nil, in, o)
 			ok = status != fuse.EAGAIN
 		}
 	case wireCreate:
-		in := structure[fuse.CreateIn](&m)
-		if name, ok = nameBehind(in, &m); ok {
+		in := structure[fuse.CreateIn](m)
+		if name, ok = nameBehind(in, m); ok {
 			var c *fuse.CreateOut
 			c, size = room[fuse.CreateOut](body)
 			status = fs.Create(nil, in, name, c)
 		}
 	case wireFlush:
-		if in := structure[fuse.FlushIn](&m); in != nil {
+		if in := structure[fuse.FlushIn](m); in != nil {
 			status, ok = fs.Flush(nil, in), true
 		}
 	case wireRelease:
-		if in := structure[fuse.ReleaseIn](&m); in != nil {
+		if in := structure[fuse.ReleaseIn](m); in != nil {
 			fs.Release(nil, in)
 			ok = true
 		}
 	case wireForget:
-		if in := structure[fuse.ForgetIn](&m); in != nil {
+		if in := structure[fuse.ForgetIn](m); in != nil {
 			fs.Forget(h.NodeId, in.Nlookup)
 			return 0, true
 		}
 	case wireBatchForget:
-		return 0, forgetAll(fs, &m)
+		return 0, forgetAll(fs, m)
 	case wireRead:
-		if in := structure[fuse.ReadIn](&m); in != nil && uint64(in.Size) <= uint64(len(body)) {
+		if in := structure[fuse.ReadIn](m); in != nil && uint64(in.Size) <= uint64(len(body)) {
 			size, status = read(fs, in, body[:in.Size])
 			ok = true
 		}
 	case wireWrite:
-		if in := structure[fuse.WriteIn](&m); in != nil {
+		if in := structure[fuse.WriteIn](m); in != nil {
 			var written uint32
-			written, status = fs.Write(nil, in, behind(in, &m))
+			written, status = fs.Write(nil, in, behind(in, m))
 			var w *fuse.WriteOut // where the data may have been
 			w, size = room[fuse.WriteOut](body)
 			w.Size, ok = written, true
 		}
 	case wireGetxattr:
-		in := structure[fuse.GetXAttrIn](&m)
-		if name, ok = nameBehind(in, &m); ok && uint64(in.Size) <= uint64(len(body)) {
+		in := structure[fuse.GetXAttrIn](m)
+		if name, ok = nameBehind(in, m); ok && uint64(in.Size) <= uint64(len(body)) {
 			size, status = getXAttr(fs, in, name, body)
 		} else {
 			ok = false
@@ -149,41 +149,30 @@ const (
 	maxAnswer    = int(max(unsafe.Sizeof(fuse.CreateOut{}), unsafe.Sizeof(fuse.StatxOut{})))
 )
 
-// message is the structure that a message begins with, and what is behind it: in the
-// same piece, or in one of its own.
-type message struct {
-	first, second []byte
-	pieces        int
-}
-
-func piecesOf(in [][]byte) message {
-	m := message{first: in[0], pieces: len(in)}
-	if m.pieces > 1 {
-		m.second = in[1]
-	}
-	return m
-}
+// message is the pieces of one: what is behind its structure is in the same piece, or
+// in one of its own.
+type message [][]byte
 
 // structure returns the structure that a message begins with, nil if there is less.
-func structure[T any](m *message) *T {
+func structure[T any](m message) *T {
 	var t T
-	if uintptr(len(m.first)) < unsafe.Sizeof(t) {
+	if uintptr(len(m[0])) < unsafe.Sizeof(t) {
 		return nil
 	}
-	return (*T)(unsafe.Pointer(unsafe.SliceData(m.first)))
+	return (*T)(unsafe.Pointer(unsafe.SliceData(m[0])))
 }
 
 // behind returns what is behind the structure of a message.
-func behind[T any](in *T, m *message) []byte {
-	if m.pieces > 1 {
-		return m.second
+func behind[T any](in *T, m message) []byte {
+	if len(m) > 1 {
+		return m[1]
 	}
-	return m.first[unsafe.Sizeof(*in):]
+	return m[0][unsafe.Sizeof(*in):]
 }
 
 // nameBehind returns the name behind the structure of a message. It is a copy, as it
 // may be kept.
-func nameBehind[T any](in *T, m *message) (string, bool) {
+func nameBehind[T any](in *T, m message) (string, bool) {
 	if in == nil {
 		return "", false
 	}
@@ -229,7 +218,7 @@ func getXAttr(fs fuse.RawFileSystem, in *fuse.GetXAttrIn, name string, body []by
 }
 
 // forgetAll is struct fuse_batch_forget_in, and behind it a node and a count for each.
-func forgetAll(fs fuse.RawFileSystem, m *message) bool {
+func forgetAll(fs fuse.RawFileSystem, m message) bool {
 	type batch struct {
 		fuse.InHeader
 		Count, Dummy uint32

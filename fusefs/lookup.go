@@ -111,6 +111,9 @@ func (f *FS) internName(dirfd int, name string, out *fuse.EntryOut) unix.Errno {
 		room keyBuf
 		st   unix.Stat_t
 	)
+	if f.mounts.root == nil || f.remoteData {
+		return unix.EAGAIN // no handles, or those of a server
+	}
 	size, mountID, errno := sys.HandleAt(dirfd, name, &buf)
 	if errno == unix.ENOENT {
 		return errno
