@@ -94,3 +94,10 @@ func outerID(c testenv.Caller, id uint32) uint32 {
 	}
 	return id
 }
+
+// Unmapped reports whether the user or the group of a class of callers is outside a
+// map: files of theirs would have no owner on disk.
+func Unmapped(m *Map, class string) bool {
+	c := CallerByName(class).Make(m)
+	return !shows(m.UIDs, outerID(c, c.UID)) || !shows(m.GIDs, outerID(c, c.GID))
+}

@@ -129,13 +129,8 @@ var KnownDifferences = []Known{
 	},
 }
 
-// unmappedCaller reports whether the user or the group of who makes the calls of a
-// case is outside the map.
-func unmappedCaller(c Case, _ Difference) bool {
-	m := MapByName(c.Map)
-	caller := CallerByName(c.Caller).Make(m)
-	return !shows(m.UIDs, outerID(caller, caller.UID)) || !shows(m.GIDs, outerID(caller, caller.GID))
-}
+// unmappedCaller is Unmapped of who makes the calls of a case.
+func unmappedCaller(c Case, _ Difference) bool { return Unmapped(MapByName(c.Map), c.Caller) }
 
 // unmappedTarget reports whether a call of the chown scenarios gives a file to a user
 // or a group outside the map.

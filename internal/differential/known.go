@@ -107,7 +107,7 @@ func avoid(m *conformance.Map, s *Step) {
 		}
 		// A whiteout by a caller without an id on disk, over a file, has an
 		// invalid owner there; FUSE refuses to make it.
-		if s.Flags&unix.RENAME_WHITEOUT != 0 && s.By != disk && unmapped(m, s.By) {
+		if s.Flags&unix.RENAME_WHITEOUT != 0 && s.By != disk && conformance.Unmapped(m, s.By) {
 			s.Flags = 0
 		}
 	}
@@ -126,23 +126,4 @@ func avoidUntidy(s *Step) {
 	case "chown":
 		s.Owner = strings.NewReplacer("X", "A", "Y", "A", "R", "A").Replace(s.Owner)
 	}
-}
-
-// unmapped reports whether files of a caller could have no owner on disk.
-func unmapped(m *conformance.Map, name string) bool {
-	c := conformance.CallerByName(name).Make(m)
-	uid, gid := c.UID, c.GID
-	for i := len(c.Namespaces) - 1; i >= 0; i-- {
-		uid, gid = uid+c.Namespaces[i].Outer, gid+c.Namespaces[i].Outer
-	}
-	return !within(m.UIDs, uid) || !within(m.GIDs, gid)
-}
-
-func within(view []conformance.Extent, id uint32) bool {
-	for _, e := range view {
-		if id >= e.View && id-e.View < e.Count {
-			return true
-		}
-	}
-	return false
 }
