@@ -25,15 +25,15 @@ type openState struct {
 	fresh   bool    // opener has not truncated it since
 }
 
-// backings are the nodes that have a passthrough file though none is open. A
-// file that is opened for the second time gets one that stays: to make it and to
-// take it back are half of what an OPEN and a RELEASE cost.
+// backings are the nodes that have a passthrough file though none is open. To make
+// it and to take it back are half of what an OPEN and a RELEASE cost, so that of a file
+// which is opened to be read, or for the second time, stays.
 //
 // It is made of an O_PATH descriptor, which nobody at the source can tell from
 // none: leases, and programs that may not be written to, look at open files. Yet
 // it keeps a deleted file from being freed. So it goes when the kernel forgets
-// the node, which it does of one without names; and as the source may have deleted the
-// file, after a while.
+// the node, which it does of one without names; when the source has changed the
+// file's attributes, of which the number of names is one; and after a while.
 type backings struct {
 	mu    sync.Mutex
 	nodes []*node // the first to be looked at first
@@ -47,19 +47,19 @@ const (
 	backingPeriod = time.Second // one stays unused for two of them at most
 )
 
-// begin settles how the first open file of a node, fd, and those to come reach
-// their data.
-func (f *FS) begin(n *node, o *openState, fd int) {
+// begin settles how the first open file of a node and those to come reach their
+// data. fd is that file, or an O_PATH descriptor if the server does not open it.
+func (f *FS) begin(n *node, o *openState, fd int, path bool) {
 	var st unix.Stat_t
 	o.looked = f.watch.begin(n.key)
 	if f.passOff.Load() || sys.Stat(fd, &st) != 0 || st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 {
-		f.takeBack(o)
+		f.takeBack(n, o)
 		return
 	}
 	if o.backing != 0 {
 		return
 	}
-	if o.kept = o.again; o.kept {
+	if o.kept = o.again || path; o.kept && !path {
 		p := f.path(n)
 		if p.errno != 0 {
 			return
@@ -77,7 +77,7 @@ func (f *FS) idle(n *node, o *openState) {
 		return
 	}
 	if !o.kept {
-		f.takeBack(o)
+		f.takeBack(n, o)
 		return
 	}
 	b := &f.backings
@@ -88,7 +88,7 @@ func (f *FS) idle(n *node, o *openState) {
 		return
 	}
 	if b.ended || len(b.nodes) >= maxBackings {
-		f.takeBack(o)
+		f.takeBack(n, o)
 		return
 	}
 	o.listed = true
@@ -98,11 +98,16 @@ func (f *FS) idle(n *node, o *openState) {
 	}
 }
 
-// takeBack takes the passthrough file back, which nothing is open through.
-func (f *FS) takeBack(o *openState) {
-	if o.backing != 0 {
-		f.conn.UnregisterBacking(o.backing)
-		o.backing = 0
+// takeBack takes the passthrough file back, which nothing is open through, and the
+// descriptor that came with it.
+func (f *FS) takeBack(n *node, o *openState) {
+	if o.backing == 0 {
+		return
+	}
+	f.conn.UnregisterBacking(o.backing)
+	o.backing = 0
+	if o.kept {
+		f.fds.ease(n)
 	}
 }
 
@@ -124,7 +129,7 @@ func (f *FS) sweepBackings() {
 		case o.count == 0 && o.backing != 0 && turn-o.since < 2:
 			stay = append(stay, n)
 		case o.count == 0:
-			f.takeBack(o)
+			f.takeBack(n, o)
 			fallthrough
 		default: // the one who closes it will see to it
 			o.listed = false
@@ -150,7 +155,7 @@ func (f *FS) dropBacking(n *node) {
 	u.open.mu.Lock()
 	defer u.open.mu.Unlock()
 	if u.open.count == 0 {
-		f.takeBack(&u.open)
+		f.takeBack(n, &u.open)
 	}
 }
 

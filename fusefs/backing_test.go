@@ -43,10 +43,15 @@ func servedTmpfs(t *testing.T) (f *FS, dir, mnt string) {
 	return f, dir, throughFD(tree)
 }
 
-// openClose opens and closes a file of the root as the kernel would.
-func openClose(t *testing.T, f *FS, name string) (out fuse.OpenOut) {
+// openClose opens a file of the root to be read, and closes it, as the kernel would.
+func openClose(t *testing.T, f *FS, name string) fuse.OpenOut {
 	t.Helper()
-	in := fuse.OpenIn{}
+	return openCloseAs(t, f, name, unix.O_RDONLY)
+}
+
+func openCloseAs(t *testing.T, f *FS, name string, flags uint32) (out fuse.OpenOut) {
+	t.Helper()
+	in := fuse.OpenIn{Flags: flags}
 	in.NodeId = lookup(t, f, rootID, name)
 	if s := f.Open(nil, &in, &out); s != fuse.OK {
 		t.Fatalf("open %s: %v", name, s)
@@ -81,30 +86,68 @@ func eventually(t *testing.T, what string, fn func() bool) {
 	}
 }
 
-// A file that is opened again and again has one passthrough file, until it is
-// not used for a while.
+// A file that is opened to be read, or again and again, has one passthrough file until
+// it is not used for a while.
 func TestBackingIsKept(t *testing.T) {
 	f, dir, _ := servedTmpfs(t)
-	if err := os.WriteFile(filepath.Join(dir, "file"), []byte("x"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	openClose(t, f, "file")
-	if n := f.backingsOf(t, "file"); n != 0 {
-		t.Errorf("%d passthrough files after the first time, want none", n)
-	}
-	id := openClose(t, f, "file").BackingID
-	again := 0
-	for range 20 {
-		if openClose(t, f, "file").BackingID == id {
-			again++
+	for name, open := range map[string]struct {
+		flags uint32
+		times int // until it is kept
+	}{
+		"read":    {unix.O_RDONLY, 1},
+		"written": {unix.O_WRONLY, 2},
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("x"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		var id int32
+		for time := range open.times {
+			id = openCloseAs(t, f, name, open.flags).BackingID
+			if n, want := f.backingsOf(t, name), (time+1)/open.times; n != want {
+				t.Errorf("%s: %d passthrough files after %d times, want %d", name, n, time+1, want)
+			}
+		}
+		again := 0
+		for range 20 {
+			if openCloseAs(t, f, name, open.flags).BackingID == id {
+				again++
+			}
+		}
+		if again < 10 { // a slow machine may have taken it back once or twice
+			t.Errorf("%s: the passthrough file was used again %d times of 20", name, again)
+		}
+		eventually(t, name+" taken back", func() bool { return f.backingsOf(t, name) == 0 })
+		if out := openCloseAs(t, f, name, open.flags); out.OpenFlags&fuse.FOPEN_PASSTHROUGH == 0 {
+			t.Errorf("%s: after that: %+v, want passthrough", name, out)
 		}
 	}
-	if again < 10 { // a slow machine may have taken it back once or twice
-		t.Errorf("the passthrough file was used again %d times of 20", again)
+}
+
+// A file that the source deletes is not held until it has been unused for a while.
+func TestBackingGoesWithNames(t *testing.T) {
+	f, dir, _ := servedTmpfs(t)
+	path := strings.Replace(filepath.Join(dir, "file"), "self", fmt.Sprint(os.Getpid()), 1)
+	if err := os.WriteFile(path, []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
 	}
-	eventually(t, "taken back", func() bool { return f.backingsOf(t, "file") == 0 })
-	if out := openClose(t, f, "file"); out.OpenFlags&fuse.FOPEN_PASSTHROUGH == 0 {
-		t.Errorf("after that: %+v, want passthrough", out)
+	id := lookup(t, f, rootID, "file")
+	defer f.Forget(id, 1)
+	eventually(t, "nothing else kept", func() bool { return f.backingsOf(t, "probe") == 0 })
+	f.backings.mu.Lock()
+	f.backings.timer = time.NewTimer(time.Hour) // nobody looks after them
+	f.backings.mu.Unlock()
+	openClose(t, f, "file")
+	if out, err := exec.Command("rm", path).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	u := f.nodes.get(id).uses()
+	eventually(t, "taken back", func() bool {
+		u.open.mu.Lock()
+		defer u.open.mu.Unlock()
+		return u.open.backing == 0
+	})
+	if _, s := getattr(f, id); s != fuse.Status(unix.ESTALE) {
+		t.Errorf("a deleted file: %v, want ESTALE", s)
 	}
 }
 

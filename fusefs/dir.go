@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -25,6 +26,9 @@ type stream struct {
 	turn uint64  // of streams, when buf was read
 	read reading // and the directory's
 	end  bool    // nothing follows
+
+	known int  // names, of those not sent yet, that the kernel has been told already
+	plain bool // nothing more is said of the entries of buf than their names
 }
 
 func (d *stream) close() {
@@ -320,6 +324,7 @@ func (f *FS) each(d *stream, add func(e fuse.DirEntry) bool) unix.Errno {
 				return 0
 			}
 			d.full, d.rest = n, d.buf[:n]
+			d.expect()
 		}
 		entry, size := parseDirent(d.rest)
 		if size == 0 {
@@ -348,7 +353,8 @@ func (f *FS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList)
 }
 
 // ReadDirPlus implements fuse.RawFileSystem: the entries with what a look-up of
-// each would say.
+// each would say, unless the kernel has just been told of most: an entry without a
+// node is a name and nothing more.
 func (f *FS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	d, done, errno := f.stream(in)
 	if done != nil {
@@ -357,19 +363,83 @@ func (f *FS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryL
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
+	if in.Offset == 0 {
+		d.known = f.fds.listed(d.node)
+	}
 	return fuse.Status(f.each(d, func(e fuse.DirEntry) bool {
 		entry := out.AddDirLookupEntry(e)
 		if entry == nil {
 			return false
 		}
-		if e.Name == "." || e.Name == ".." {
+		if d.plain || e.Name == "." || e.Name == ".." {
 			return true
 		}
-		if f.entry(d.node, d.fd, e.Name, entry) != 0 {
+		if f.find(d.node, d.fd, e.Name, entry) != 0 {
 			*entry = fuse.EntryOut{} // gone: no node, and the name is looked up if need be
 		}
 		return true
 	}))
+}
+
+// names are how many names of a directory the kernel has been told one by one since
+// it was last listed. Who goes through a list of files, as git does, asks for those
+// first, and then for what else there is; and what was made a moment ago is known too.
+type names struct {
+	count int
+	since time.Time // the first of them
+}
+
+// namesCount is how long they count: that long the kernel keeps what it was told,
+// unless memory is short.
+const namesCount = 5 * time.Second
+
+// told notes that the kernel has been told a name.
+func (c *fdCache) told(dir *node) {
+	now := time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if h := dir.held; h != nil {
+		if h.count == 0 || now.Sub(h.since) > namesCount {
+			h.count, h.since = 0, now
+		}
+		h.count++
+	}
+}
+
+// gone notes that a name is gone.
+func (c *fdCache) gone(dir *node) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if h := dir.held; h != nil {
+		h.count = max(h.count-1, 0)
+	}
+}
+
+// listed returns how many names the kernel has been told of late, and counts anew.
+func (c *fdCache) listed(dir *node) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	h := dir.held
+	if h == nil || time.Since(h.since) > namesCount {
+		return 0
+	}
+	n := h.count
+	h.count = 0
+	return n
+}
+
+// expect decides, for entries just read, whether the kernel knows most of them.
+func (d *stream) expect() {
+	entries := 0
+	for rest := d.rest; ; entries++ {
+		_, size := parseDirent(rest)
+		if size == 0 {
+			break
+		}
+		rest = rest[size:]
+	}
+	d.plain = 2*d.known > entries
+	d.known -= entries
 }
 
 // FsyncDir implements fuse.RawFileSystem.

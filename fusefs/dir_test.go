@@ -161,3 +161,100 @@ func TestListingOfMovingPlaces(t *testing.T) {
 	}
 	f.ReleaseDir(&fuse.ReleaseIn{Fh: opened.Fh})
 }
+
+// Whoever lists a directory is not told again what the kernel has just been told.
+func TestListingOfKnownNames(t *testing.T) {
+	f, dir, _ := servedTmpfs(t)
+	const files = 20
+	for i := range files {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("f%02d", i)), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root := f.nodes.get(rootID)
+	// told lists the root, and returns how many of its files have nodes in the answer.
+	told := func() (n int) {
+		t.Helper()
+		buf := make([]byte, 16384)
+		in := fuse.ReadIn{InHeader: fuse.InHeader{NodeId: rootID}}
+		if s := f.ReadDirPlus(nil, &in, fuse.NewDirEntryList(buf, 0)); !s.Ok() {
+			t.Fatal(s)
+		}
+		const entrySize, nameAt = 128, 24 // struct fuse_entry_out, struct fuse_dirent
+		seen := 0
+		for len(buf) > entrySize+nameAt {
+			id := binary.NativeEndian.Uint64(buf)
+			size := binary.NativeEndian.Uint32(buf[entrySize+16:])
+			if size == 0 {
+				break
+			}
+			if strings.HasPrefix(string(buf[entrySize+nameAt:][:size]), "f") {
+				seen++
+				if id != 0 {
+					n++
+					f.Forget(id, 1)
+				}
+			}
+			buf = buf[entrySize+nameAt+(size+7)&^7:]
+		}
+		if seen != files {
+			t.Fatalf("%d files of %d are listed", seen, files)
+		}
+		return n
+	}
+	lookups := func(n int) {
+		for i := range n {
+			f.Forget(lookup(t, f, rootID, fmt.Sprintf("f%02d", i)), 1)
+		}
+	}
+	told() // begins to count
+	for _, c := range []struct {
+		what string
+		do   func()
+		want int
+	}{
+		{"nothing", func() {}, files},
+		{"few", func() { lookups(5) }, files},
+		{"most", func() { lookups(15) }, 0},
+		{"the listing alone", func() {}, files},
+		{"absent ones", func() {
+			for range files {
+				var out fuse.EntryOut
+				f.Lookup(nil, &fuse.InHeader{NodeId: rootID}, "absent", &out)
+			}
+		}, files},
+		{"names that are gone", func() {
+			for i := range files {
+				var out fuse.CreateOut
+				in := fuse.CreateIn{InHeader: fuse.InHeader{NodeId: rootID}, Flags: unix.O_WRONLY, Mode: 0o644}
+				name := fmt.Sprintf("gone%02d", i)
+				if s := f.Create(nil, &in, name, &out); !s.Ok() {
+					t.Fatal(s)
+				}
+				f.Release(nil, &fuse.ReleaseIn{InHeader: fuse.InHeader{NodeId: out.NodeId}, Fh: out.Fh, Flags: unix.O_WRONLY})
+				if s := f.Unlink(nil, &in.InHeader, name); !s.Ok() {
+					t.Fatal(s)
+				}
+				f.Forget(out.NodeId, 1)
+			}
+		}, files},
+		{"most, long ago", func() {
+			lookups(15)
+			f.fds.mu.Lock()
+			root.held.since = root.held.since.Add(-2 * namesCount)
+			f.fds.mu.Unlock()
+		}, files},
+		{"most, some long ago", func() {
+			lookups(1)
+			f.fds.mu.Lock()
+			root.held.since = root.held.since.Add(-2 * namesCount)
+			f.fds.mu.Unlock()
+			lookups(15)
+		}, 0},
+	} {
+		c.do()
+		if n := told(); n != c.want {
+			t.Errorf("after look-ups of %s: %d files have nodes, want %d", c.what, n, c.want)
+		}
+	}
+}

@@ -95,7 +95,7 @@ func (f *FS) opened(n *node, fd int, flags uint32, out *fuse.OpenOut) {
 	u.open.mu.Lock()
 	defer u.open.mu.Unlock()
 	if u.open.count == 0 {
-		f.begin(n, &u.open, fd)
+		f.begin(n, &u.open, fd, false)
 	}
 	f.attach(n, u, flags, out)
 }

@@ -29,21 +29,32 @@ const firstLate = 1 << 32
 func (f *FS) isDescriptor(fh uint64) bool { return f.cache.Mode != CacheExclusive && fh < firstLate }
 
 // openLate answers an OPEN without opening the file, if that may be. A file that
-// is not open is looked at for set-id bits (see begin); it is known that nobody has
-// changed it since only where that is reported.
+// is not open is looked at for set-id bits (see begin), again only where it is known
+// that somebody has changed it since; so this is for sources that report that.
 func (f *FS) openLate(n *node, flags uint32, out *fuse.OpenOut) bool {
 	const not = unix.O_ACCMODE | unix.O_APPEND | unix.O_NONBLOCK | unix.O_SYNC | unix.O_DIRECT | unix.O_NOATIME
-	u := n.usage.Load()
-	if u == nil || flags&not != 0 || f.asCallers || f.remoteData {
+	if flags&not != 0 || f.asCallers || f.remoteData || f.passOff.Load() {
 		return false
 	}
 	if m := f.mountOf(n); m == nil || !m.watched {
 		return false
 	}
+	u := n.uses()
 	o := &u.open
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.backing == 0 || f.passOff.Load() || o.count == 0 && !f.watch.undisturbed(o.looked) {
+	if o.count == 0 && (o.backing == 0 || !f.watch.undisturbed(o.looked)) {
+		p := f.path(n)
+		if p.errno != 0 {
+			return false
+		}
+		f.begin(n, o, p.fd, true)
+		if o.backing != 0 {
+			p = f.fds.lend(n, p) // more is asked of a file that is open
+		}
+		p.done()
+	}
+	if o.backing == 0 {
 		return false
 	}
 	out.Fh = firstLate + f.late.last.Add(1)

@@ -163,7 +163,7 @@ func TestOpenWaitsForLease(t *testing.T) {
 			t.Errorf("late %v: cat: %v: %q", late, err, out.String())
 		}
 		holder.Close()
-		if err := os.Remove(path); err != nil {
+		if err := os.Remove(filepath.Join(mnt, "file")); err != nil {
 			t.Fatal(err)
 		}
 	}

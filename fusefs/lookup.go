@@ -171,8 +171,17 @@ func (f *FS) lost(n *node, found *unix.Stat_t, parent *node, name string) bool {
 	return sys.Stat(fd, &st) != 0
 }
 
-// entry answers with the file name in dir, if it exists.
+// entry is find for a name that the kernel asks for.
 func (f *FS) entry(dir *node, dirfd int, name string, out *fuse.EntryOut) unix.Errno {
+	errno := f.find(dir, dirfd, name, out)
+	if errno == 0 && out.EntryTimeout() > 0 {
+		f.fds.told(dir)
+	}
+	return errno
+}
+
+// find answers with the file name in dir, if it exists.
+func (f *FS) find(dir *node, dirfd int, name string, out *fuse.EntryOut) unix.Errno {
 	began := f.watch.begin(dir.key)
 	f.doubt(dirfd, name)
 	errno := f.internName(dirfd, name, out)

@@ -37,6 +37,9 @@ func (f *FS) remove(h *fuse.InHeader, name string, flags int) fuse.Status {
 		time.Sleep(pause)
 		errno = sys.Unlink(u.fd, name, flags)
 	}
+	if errno == 0 {
+		f.fds.gone(dir)
+	}
 	return fuse.Status(errno)
 }
 

@@ -40,6 +40,7 @@ type held struct {
 	slot   int    // index in the cache's ring
 	parent *node  // where to find it again if there is no handle
 	name   string // there
+	names
 }
 
 // holds returns the part of fdCache, and makes it if there is none.
@@ -279,7 +280,7 @@ func (c *fdCache) release(n *node) {
 	c.mu.Lock()
 	h := n.held
 	h.users--
-	if h.dead {
+	if h.dead && !h.pinned {
 		fd = c.spare(n)
 	}
 	c.mu.Unlock()
@@ -292,7 +293,7 @@ func (c *fdCache) release(n *node) {
 func (c *fdCache) drop(n *node) {
 	c.mu.Lock()
 	if h := n.held; h != nil {
-		h.dead = true
+		h.dead, h.pinned = true, false
 		h.parent = nil
 	}
 	fd := c.spare(n)
@@ -308,6 +309,36 @@ func (c *fdCache) leave(n *node) {
 	fd := c.spare(n)
 	if fd >= 0 {
 		n.held.pinned = false
+	}
+	c.mu.Unlock()
+	if fd >= 0 {
+		unix.Close(fd)
+	}
+}
+
+// lend gives a node the descriptor of an operation, if that is its own.
+func (c *fdCache) lend(n *node, u use) use {
+	if u.n != nil {
+		return u
+	}
+	return use{fd: c.adopt(n, u.fd, pathOnly), n: n, shared: c}
+}
+
+// ease closes the descriptor of a node as soon as nobody uses it, unless it is
+// pinned, or how the node is known.
+func (c *fdCache) ease(n *node) {
+	if n.mountIndex() == noMount {
+		return
+	}
+	fd := -1
+	c.mu.Lock()
+	switch h := n.held; {
+	case h == nil || h.pinned:
+	case h.users > 0:
+		h.dead = true
+	default:
+		fd = c.spare(n)
+		n.held = nil
 	}
 	c.mu.Unlock()
 	if fd >= 0 {

@@ -238,6 +238,9 @@ func (w *watch) changed(c *sys.Change) {
 			if n == nil || c.Mask&(unix.FAN_ATTRIB|unix.FAN_MOVE_SELF) == 0 && n.written() && n.uses().unkept.Swap(true) {
 				continue
 			}
+			if c.Mask&unix.FAN_ATTRIB != 0 {
+				w.fs.dropBacking(n) // it may have no name any more
+			}
 			w.tell(notice{id: n.id, data: c.Mask&unix.FAN_MODIFY != 0})
 		}
 	}
