@@ -94,15 +94,18 @@ func memory(ctx context.Context, e *env, s System, m *meter) (err error) {
 		}
 	}
 	dropped := after
-	for deadline := time.Now().Add(10 * time.Second); ctx.Err() == nil && time.Now().Before(deadline); time.Sleep(500 * time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); ctx.Err() == nil && time.Now().Before(deadline); {
+		last := dropped.resident
+		time.Sleep(500 * time.Millisecond)
 		now, err := inspect(mount.pid)
 		if err != nil {
 			return err
 		}
 		dropped.resident = min(dropped.resident, now.resident)
 		dropped.descriptors = now.descriptors
-		if (now.resident-before.resident)*10 < (after.resident - before.resident) {
-			break
+		few := (after.resident - before.resident) / 10
+		if dropped.resident-before.resident < few && last-dropped.resident < few/10 {
+			break // no more to come
 		}
 	}
 	extra := map[string]float64{
