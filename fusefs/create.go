@@ -200,7 +200,7 @@ func (f *FS) created(fd int, flags uint32, dir *node, name string, out *fuse.Cre
 	}
 	if dir != nil {
 		out.EntryOut.SetEntryTimeout(f.entryValidity(dir, began))
-		f.fds.told(dir)
+		f.fds.tell(dir)
 	} else if f.mountOf(n) == nil || f.cache.Mode == CacheExclusive {
 		f.fds.pin(n) // it has no name to find it by, and nothing else keeps it
 	}

@@ -364,7 +364,7 @@ func (f *FS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryL
 		return fuse.Status(errno)
 	}
 	if in.Offset == 0 {
-		d.known = f.fds.listed(d.node)
+		d.known = f.fds.takeTold(d.node)
 	}
 	return fuse.Status(f.each(d, func(e fuse.DirEntry) bool {
 		entry := out.AddDirLookupEntry(e)
@@ -381,51 +381,55 @@ func (f *FS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryL
 	}))
 }
 
-// names are how many names of a directory the kernel has been told one by one since
-// it was last listed. Who goes through a list of files, as git does, asks for those
+// told is how many names of a directory the kernel has been told one by one since it
+// was last listed. Who goes through a list of files, as git does, asks for those
 // first, and then for what else there is; and what was made a moment ago is known too.
-type names struct {
-	count int
+type told struct {
+	names int
 	since time.Time // the first of them
 }
 
-// namesCount is how long they count: that long the kernel keeps what it was told,
-// unless memory is short.
-const namesCount = 5 * time.Second
+// toldFor is how long they count: that long the kernel keeps what it was told, unless
+// memory is short.
+const toldFor = 5 * time.Second
 
-// told notes that the kernel has been told a name.
-func (c *fdCache) told(dir *node) {
+// tell notes that the kernel has been told a name of a directory.
+func (c *fdCache) tell(dir *node) {
 	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if h := dir.held; h != nil {
-		if h.count == 0 || now.Sub(h.since) > namesCount {
-			h.count, h.since = 0, now
-		}
-		h.count++
+	h := dir.held
+	if h == nil {
+		return
 	}
+	if h.told.names == 0 || now.Sub(h.told.since) > toldFor {
+		h.told = told{since: now}
+	}
+	h.told.names++
 }
 
-// gone notes that a name is gone.
+// gone notes that there is a name less.
 func (c *fdCache) gone(dir *node) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if h := dir.held; h != nil {
-		h.count = max(h.count-1, 0)
+	if h := dir.held; h != nil && h.told.names > 0 {
+		h.told.names--
 	}
 }
 
-// listed returns how many names the kernel has been told of late, and counts anew.
-func (c *fdCache) listed(dir *node) int {
+// takeTold returns how many names the kernel has been told of late, and counts anew.
+func (c *fdCache) takeTold(dir *node) (names int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	h := dir.held
-	if h == nil || time.Since(h.since) > namesCount {
+	if h == nil {
 		return 0
 	}
-	n := h.count
-	h.count = 0
-	return n
+	if time.Since(h.told.since) <= toldFor {
+		names = h.told.names
+	}
+	h.told.names = 0
+	return names
 }
 
 // expect decides, for entries just read, whether the kernel knows most of them.

@@ -241,13 +241,13 @@ func TestListingOfKnownNames(t *testing.T) {
 		{"most, long ago", func() {
 			lookups(15)
 			f.fds.mu.Lock()
-			root.held.since = root.held.since.Add(-2 * namesCount)
+			root.held.told.since = root.held.told.since.Add(-2 * toldFor)
 			f.fds.mu.Unlock()
 		}, files},
 		{"most, some long ago", func() {
 			lookups(1)
 			f.fds.mu.Lock()
-			root.held.since = root.held.since.Add(-2 * namesCount)
+			root.held.told.since = root.held.told.since.Add(-2 * toldFor)
 			f.fds.mu.Unlock()
 			lookups(15)
 		}, 0},

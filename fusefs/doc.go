@@ -67,7 +67,8 @@
 // # Inodes
 //
 // A node is identified by its file handle where the source can open files by
-// handle, and costs no descriptor. Elsewhere (overlay, ramfs, FUSE) a node is
+// handle, and needs no descriptor: directories and files that are open or were of late
+// have one, as more is asked of them. Elsewhere (overlay, ramfs, FUSE) a node is
 // identified by device and inode number and held by an O_PATH descriptor; past
 // a budget, descriptors are closed and opened again by (parent, name), which is
 // checked against the identity; a file that was meanwhile renamed below the

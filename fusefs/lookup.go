@@ -175,7 +175,7 @@ func (f *FS) lost(n *node, found *unix.Stat_t, parent *node, name string) bool {
 func (f *FS) entry(dir *node, dirfd int, name string, out *fuse.EntryOut) unix.Errno {
 	errno := f.find(dir, dirfd, name, out)
 	if errno == 0 && out.EntryTimeout() > 0 {
-		f.fds.told(dir)
+		f.fds.tell(dir)
 	}
 	return errno
 }

@@ -40,7 +40,7 @@ type held struct {
 	slot   int    // index in the cache's ring
 	parent *node  // where to find it again if there is no handle
 	name   string // there
-	names
+	told   told
 }
 
 // holds returns the part of fdCache, and makes it if there is none.
