@@ -282,7 +282,6 @@ func (f *FS) start(dev *os.File) error {
 		return fmt.Errorf("fuse: serve %s: %w", f.source.Name(), err)
 	}
 	f.watch.start()
-	go sys.GrowDescriptors(int(f.source.Fd()), f.fds.budget/2)
 	return nil
 }
 

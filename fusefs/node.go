@@ -176,7 +176,12 @@ type fdCache struct {
 	ring   []*node
 	hand   int
 	budget int
+	grown  bool // there is room for half of the budget
 }
+
+// fewDescriptors are as many as a process has room for from the start, with what
+// else it has.
+const fewDescriptors = 16
 
 // use is a descriptor of a node for one operation.
 type use struct {
@@ -231,6 +236,10 @@ func (c *fdCache) adopt(n *node, fd int, g grade) int {
 		h.slot = len(c.ring)
 		c.ring = append(c.ring, n)
 		h.dead = false
+	}
+	if len(c.ring) > fewDescriptors && !c.grown {
+		c.grown = true
+		go sys.GrowDescriptors(c.ring[0].held.fd, c.budget/2) // the root's, which stays
 	}
 	h.users++
 	h.recent = true

@@ -26,7 +26,7 @@ func benchCommand() *cli.Command {
 		// Else a first argument "help" or "h" is no path but a command.
 		HideHelpCommand: true,
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "full", Usage: "all systems and workloads, larger and in more rounds; takes an hour"},
+			&cli.BoolFlag{Name: "full", Usage: "all systems and workloads, larger and in more rounds; takes up to an hour"},
 			&cli.StringFlag{Name: "systems", Usage: "only these `SYSTEMS`, such as source,native,translate+exclusive,bindfs"},
 			&cli.StringFlag{Name: "workloads", Usage: "only these `WORKLOADS`: " + strings.Join(bench.Workloads(), ", ")},
 			&cli.IntFlag{Name: "rounds", Usage: "measure each system `N` times in each workload"},
