@@ -16,7 +16,7 @@ type table struct {
 // The systems of tables that have no room for all.
 var (
 	mainSystems  = []string{"source", "native", "relay", "translate", "translate+uring", "bindfs", "bindfs+multi", "fuse-overlayfs"}
-	cacheSystems = []string{"native", "translate+none", "translate", "translate+exclusive", "translate+uring+exclusive"}
+	cacheSystems = []string{"native", "translate+none", "translate+ttl", "translate", "translate+exclusive", "translate+uring+exclusive"}
 	passSystems  = []string{"native", "translate", "translate+nopass", "translate+uring+nopass", "bindfs+multi", "fuse-overlayfs"}
 	ourSystems   = []string{"relay", "translate", "translate+uring", "translate+none", "translate+exclusive", "translate+uring+exclusive", "translate+nopass", "translate+uring+nopass"}
 )
