@@ -121,9 +121,11 @@ func TestCoherence(t *testing.T) {
 		for _, fstype := range []string{"ext4", "xfs", "btrfs", "tmpfs"} {
 			for _, pass := range []bool{true, false} {
 				t.Run(fmt.Sprintf("%s/%s/passthrough=%v", backend, fstype, pass), func(t *testing.T) {
-					testCoherence(t, testenv.Source(t, fstype), idmount.Options{
+					source := testenv.Source(t, fstype)
+					target, _ := mount(t, source, idmount.Options{
 						Map: parse(t, "b:0:0:65536"), Backend: backend, NoPassthrough: !pass,
-					}, false)
+					})
+					testCoherence(t, source, target, false)
 				})
 			}
 		}
@@ -132,13 +134,49 @@ func TestCoherence(t *testing.T) {
 
 // With cache none it is seen at once.
 func TestNoCache(t *testing.T) {
-	testCoherence(t, testenv.Source(t, "ext4"), idmount.Options{
+	source := testenv.Source(t, "ext4")
+	target, _ := mount(t, source, idmount.Options{
 		Map: parse(t, "b:0:0:65536"), Backend: idmount.Translate, Cache: idmount.Cache{Mode: idmount.CacheNone},
-	}, true)
+	})
+	testCoherence(t, source, target, true)
 }
 
-func testCoherence(t *testing.T, source string, o idmount.Options, atOnce bool) {
-	target, _ := mount(t, source, o)
+// What is changed through one place of the mount is seen through another that shows the
+// same directory.
+func TestCoherenceOfTwins(t *testing.T) {
+	for _, backend := range []idmount.Backend{idmount.Relay, idmount.Translate} {
+		for _, pass := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s/passthrough=%v", backend, pass), func(t *testing.T) {
+				source := testenv.Source(t, "ext4")
+				one, two := filepath.Join(source, "one"), filepath.Join(source, "two")
+				for _, dir := range []string{one, two} {
+					if err := os.Mkdir(dir, 0o755); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := unix.Mount(one, two, "", unix.MS_BIND, ""); err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { unix.Unmount(two, unix.MNT_DETACH) })
+				for _, by := range []string{"one", "two"} {
+					if err := os.Mkdir(filepath.Join(one, "by-"+by), 0o755); err != nil {
+						t.Fatal(err)
+					}
+				}
+				target, _ := mount(t, source, idmount.Options{
+					Map: parse(t, "b:0:0:65536"), Backend: backend, NoPassthrough: !pass, Recursive: true,
+				})
+				for i, by := range []string{"one", "two"} {
+					at := []string{"two", "one"}[i]
+					testCoherence(t, filepath.Join(target, by, "by-"+by), filepath.Join(target, at, "by-"+by), false)
+				}
+			})
+		}
+	}
+}
+
+// testCoherence makes changes in one directory and looks at them in another.
+func testCoherence(t *testing.T, source, target string, atOnce bool) {
 	var longest time.Duration
 	for i, c := range changes {
 		name := fmt.Sprint(i)

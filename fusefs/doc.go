@@ -43,8 +43,9 @@
 // An answer carries how long the kernel may keep it. With CacheCoherent that is
 // long, and a watch on the source's file system takes it back when somebody
 // else changes something there: names by INVAL_ENTRY, attributes and data by
-// INVAL_INODE. Changes that the server makes itself are not reported, since the
-// kernel that asked for them knows. An answer that was read while its file
+// INVAL_INODE. Changes that the server makes itself are not taken back, since the
+// kernel that asked for them knows; unless it knows some files as two, of a file system
+// that is mounted more than once below the source. An answer that was read while its file
 // changed may not be kept, which the watch tells by counters. Directories are
 // listed without OPENDIR and then cached. Files that the kernel writes without
 // the server (passthrough) have their attributes asked for each time while they

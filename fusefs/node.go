@@ -128,6 +128,8 @@ type mount struct {
 	dir     *os.File // on it, not O_PATH
 	fd      int      // of dir
 	watched bool     // what others change there is reported
+
+	repeated atomic.Bool // so is its file system: see watch.repeats
 }
 
 // keyBuf has room for every key.

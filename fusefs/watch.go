@@ -4,6 +4,7 @@ import (
 	"errors"
 	"hash/maphash"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -100,17 +101,39 @@ func (w *watch) add(m *mount) error {
 	if err := w.changes.Add(m.dir); err != nil {
 		return err
 	}
-	if w.fs.ownMount {
-		// What is written there is written by passthrough, which the kernel
-		// knows of: without this each such write costs an event.
-		if err := w.changes.IgnoreWrites(m.dir); err != nil {
-			w.fs.log.Debug("each write is reported", "mount", m.dir.Name(), "cause", err)
-		}
-	}
 	fsid := sys.FSID(&st)
-	w.mounts[fsid] = append(w.mounts[fsid], m)
+	others := w.mounts[fsid]
+	w.mounts[fsid] = append(others, m)
 	m.watched = true
+	for _, other := range others {
+		m.repeated.Store(true)
+		other.repeated.Store(true)
+	}
+	if !w.fs.ownMount {
+		return nil
+	}
+	// What is written there is written by passthrough, which the kernel knows of:
+	// without this each such write costs an event.
+	err, done := error(nil), "each write is reported"
+	switch len(others) {
+	case 0:
+		err = w.changes.IgnoreWrites(m.dir)
+	case 1:
+		err, done = w.changes.HeedWrites(others[0].dir), "writes are not reported"
+	}
+	if err != nil {
+		w.fs.log.Debug(done, "mount", m.dir.Name(), "cause", err)
+	}
 	return nil
+}
+
+// repeats reports whether a file system is mounted more than once below the source.
+// The kernel then knows some of its files as two, and what it asks to be done to one
+// is news for the other.
+func (w *watch) repeats(fsid uint64) bool {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	return len(w.mounts[fsid]) > 1
 }
 
 // seesAllChanges reports whether every change to a file system of this type
@@ -148,8 +171,33 @@ func (w *watch) undisturbed(r reading) bool {
 // disturb is for changes of this server's own, which it is not told of: whoever
 // reads n just now may have read what was before.
 func (w *watch) disturb(n *node) {
-	if w != nil {
-		w.buckets[w.bucket(n.key)].Add(1)
+	if w == nil {
+		return
+	}
+	w.buckets[w.bucket(n.key)].Add(1)
+	if m := w.fs.mountOf(n); m != nil && m.repeated.Load() {
+		w.disturbTwins(n, m)
+	}
+}
+
+// disturbTwins has the kernel forget the attributes of what else it knows n as, which
+// takes no lock that a request could hold. Names and data follow when the change is
+// reported.
+func (w *watch) disturbTwins(n *node, m *mount) {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	for _, mounts := range w.mounts {
+		if !slices.Contains(mounts, m) {
+			continue
+		}
+		for _, other := range mounts {
+			if other == m {
+				continue
+			}
+			if twin := w.known(other, []byte(n.handle())); twin != nil {
+				w.fs.conn.InvalidateInode(twin.id, -1, 0)
+			}
+		}
 	}
 }
 
@@ -193,8 +241,11 @@ func (w *watch) read() {
 	for {
 		pause := ownPause
 		err := w.changes.Read(func(c *sys.Change) {
-			if c.Pid != w.self {
+			own := c.Pid == w.self
+			if !own {
 				pause = watchPause
+			}
+			if !own || w.repeats(c.FSID) {
 				w.changed(c)
 			}
 		})
@@ -214,7 +265,7 @@ func (w *watch) read() {
 	}
 }
 
-// changed deals with an event that others have caused.
+// changed deals with an event of which the kernel may not know.
 func (w *watch) changed(c *sys.Change) {
 	if c.Mask&unix.FAN_Q_OVERFLOW != 0 {
 		w.fs.log.Info("too many changes at once, all that is cached is forgotten", "source", w.fs.source.Name())

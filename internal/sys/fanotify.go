@@ -64,9 +64,15 @@ func (c *Changes) Add(dir *os.File) error {
 // dir lies on: FAN_MODIFY. Events about names, and changes of attributes, can't
 // be told apart by mount.
 func (c *Changes) IgnoreWrites(dir *os.File) error {
-	const flags = unix.FAN_MARK_ADD | unix.FAN_MARK_MOUNT | unix.FAN_MARK_IGNORED_MASK | unix.FAN_MARK_IGNORED_SURV_MODIFY
-	return c.mark(dir, flags, unix.FAN_MODIFY)
+	return c.mark(dir, unix.FAN_MARK_ADD|ignoredWrites, unix.FAN_MODIFY)
 }
+
+// HeedWrites takes IgnoreWrites back.
+func (c *Changes) HeedWrites(dir *os.File) error {
+	return c.mark(dir, unix.FAN_MARK_REMOVE|ignoredWrites, unix.FAN_MODIFY)
+}
+
+const ignoredWrites = unix.FAN_MARK_MOUNT | unix.FAN_MARK_IGNORED_MASK | unix.FAN_MARK_IGNORED_SURV_MODIFY
 
 func (c *Changes) mark(dir *os.File, flags uint, mask uint64) error {
 	c.mu.RLock()
