@@ -93,7 +93,7 @@ func memory(ctx context.Context, e *env, s System, m *meter) (err error) {
 			return err
 		}
 	}
-	dropped := after
+	dropped, few := after, (after.resident-before.resident)/10
 	for deadline := time.Now().Add(10 * time.Second); ctx.Err() == nil && time.Now().Before(deadline); {
 		last := dropped.resident
 		time.Sleep(500 * time.Millisecond)
@@ -103,7 +103,6 @@ func memory(ctx context.Context, e *env, s System, m *meter) (err error) {
 		}
 		dropped.resident = min(dropped.resident, now.resident)
 		dropped.descriptors = now.descriptors
-		few := (after.resident - before.resident) / 10
 		if dropped.resident-before.resident < few && last-dropped.resident < few/10 {
 			break // no more to come
 		}

@@ -207,6 +207,11 @@ func TestListingOfKnownNames(t *testing.T) {
 			f.Forget(lookup(t, f, rootID, fmt.Sprintf("f%02d", i)), 1)
 		}
 	}
+	longAgo := func() {
+		f.fds.mu.Lock()
+		defer f.fds.mu.Unlock()
+		root.held.told.since = root.held.told.since.Add(-2 * toldFor)
+	}
 	told() // begins to count
 	for _, c := range []struct {
 		what string
@@ -240,15 +245,11 @@ func TestListingOfKnownNames(t *testing.T) {
 		}, files},
 		{"most, long ago", func() {
 			lookups(15)
-			f.fds.mu.Lock()
-			root.held.told.since = root.held.told.since.Add(-2 * toldFor)
-			f.fds.mu.Unlock()
+			longAgo()
 		}, files},
 		{"most, some long ago", func() {
 			lookups(1)
-			f.fds.mu.Lock()
-			root.held.told.since = root.held.told.since.Add(-2 * toldFor)
-			f.fds.mu.Unlock()
+			longAgo()
 			lookups(15)
 		}, 0},
 	} {

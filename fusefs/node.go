@@ -128,8 +128,7 @@ type mount struct {
 	dir     *os.File // on it, not O_PATH
 	fd      int      // of dir
 	watched bool     // what others change there is reported
-
-	repeated atomic.Bool // so is its file system: see watch.repeats
+	fsid    uint64   // then: of its file system
 }
 
 // keyBuf has room for every key.
@@ -238,10 +237,10 @@ func (c *fdCache) adopt(n *node, fd int, g grade) int {
 		h.slot = len(c.ring)
 		c.ring = append(c.ring, n)
 		h.dead = false
-	}
-	if len(c.ring) > fewDescriptors && !c.grown {
-		c.grown = true
-		go sys.GrowDescriptors(c.ring[0].held.fd, c.budget/2) // the root's, which stays
+		if len(c.ring) > fewDescriptors && !c.grown {
+			c.grown = true
+			go sys.GrowDescriptors(c.ring[0].held.fd, c.budget/2) // the root's, which stays
+		}
 	}
 	h.users++
 	h.recent = true

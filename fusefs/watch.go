@@ -4,7 +4,6 @@ import (
 	"errors"
 	"hash/maphash"
 	"os"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -101,39 +100,33 @@ func (w *watch) add(m *mount) error {
 	if err := w.changes.Add(m.dir); err != nil {
 		return err
 	}
-	fsid := sys.FSID(&st)
-	others := w.mounts[fsid]
-	w.mounts[fsid] = append(others, m)
-	m.watched = true
-	for _, other := range others {
-		m.repeated.Store(true)
-		other.repeated.Store(true)
-	}
+	m.watched, m.fsid = true, sys.FSID(&st)
+	others := w.mounts[m.fsid]
+	w.mounts[m.fsid] = append(others, m)
 	if !w.fs.ownMount {
 		return nil
 	}
 	// What is written there is written by passthrough, which the kernel knows of:
 	// without this each such write costs an event.
-	err, done := error(nil), "each write is reported"
+	var err error
 	switch len(others) {
 	case 0:
 		err = w.changes.IgnoreWrites(m.dir)
 	case 1:
-		err, done = w.changes.HeedWrites(others[0].dir), "writes are not reported"
+		err = w.changes.HeedWrites(others[0].dir)
 	}
 	if err != nil {
-		w.fs.log.Debug(done, "mount", m.dir.Name(), "cause", err)
+		w.fs.log.Debug("which writes are reported stays as it was", "mount", m.dir.Name(), "cause", err)
 	}
 	return nil
 }
 
-// repeats reports whether a file system is mounted more than once below the source.
-// The kernel then knows some of its files as two, and what it asks to be done to one
-// is news for the other.
-func (w *watch) repeats(fsid uint64) bool {
+// mountsOf returns the mounts of a file system. If there is more than one, the kernel
+// knows some files as two, and what it asks to be done to one is news for the other.
+func (w *watch) mountsOf(fsid uint64) []*mount {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
-	return len(w.mounts[fsid]) > 1
+	return w.mounts[fsid]
 }
 
 // seesAllChanges reports whether every change to a file system of this type
@@ -170,33 +163,24 @@ func (w *watch) undisturbed(r reading) bool {
 
 // disturb is for changes of this server's own, which it is not told of: whoever
 // reads n just now may have read what was before.
+//
+// Of what else the kernel knows n as, it has the attributes forgotten, which takes no
+// lock that a request could hold. Names and data follow when the change is reported.
 func (w *watch) disturb(n *node) {
 	if w == nil {
 		return
 	}
 	w.buckets[w.bucket(n.key)].Add(1)
-	if m := w.fs.mountOf(n); m != nil && m.repeated.Load() {
-		w.disturbTwins(n, m)
+	m := w.fs.mountOf(n)
+	if m == nil || !m.watched {
+		return
 	}
-}
-
-// disturbTwins has the kernel forget the attributes of what else it knows n as, which
-// takes no lock that a request could hold. Names and data follow when the change is
-// reported.
-func (w *watch) disturbTwins(n *node, m *mount) {
-	w.mu.RLock()
-	defer w.mu.RUnlock()
-	for _, mounts := range w.mounts {
-		if !slices.Contains(mounts, m) {
+	for _, other := range w.mountsOf(m.fsid) {
+		if other == m {
 			continue
 		}
-		for _, other := range mounts {
-			if other == m {
-				continue
-			}
-			if twin := w.known(other, []byte(n.handle())); twin != nil {
-				w.fs.conn.InvalidateInode(twin.id, -1, 0)
-			}
+		if twin := w.known(other, []byte(n.handle())); twin != nil {
+			w.fs.conn.InvalidateInode(twin.id, -1, 0)
 		}
 	}
 }
@@ -241,13 +225,10 @@ func (w *watch) read() {
 	for {
 		pause := ownPause
 		err := w.changes.Read(func(c *sys.Change) {
-			own := c.Pid == w.self
-			if !own {
+			if c.Pid != w.self {
 				pause = watchPause
 			}
-			if !own || w.repeats(c.FSID) {
-				w.changed(c)
-			}
+			w.changed(c)
 		})
 		if errors.Is(err, os.ErrClosed) {
 			return
@@ -265,16 +246,17 @@ func (w *watch) read() {
 	}
 }
 
-// changed deals with an event of which the kernel may not know.
+// changed deals with an event. Of what the server has done itself the kernel knows.
 func (w *watch) changed(c *sys.Change) {
 	if c.Mask&unix.FAN_Q_OVERFLOW != 0 {
 		w.fs.log.Info("too many changes at once, all that is cached is forgotten", "source", w.fs.source.Name())
 		w.lost()
 		return
 	}
-	w.mu.RLock()
-	mounts := w.mounts[c.FSID]
-	w.mu.RUnlock()
+	mounts := w.mountsOf(c.FSID)
+	if c.Pid == w.self && len(mounts) < 2 {
+		return
+	}
 	const names = unix.FAN_CREATE | unix.FAN_DELETE | unix.FAN_MOVED_FROM | unix.FAN_MOVED_TO
 	for _, m := range mounts {
 		if c.Mask&names != 0 && len(c.Name) > 0 {
