@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -203,6 +204,66 @@ func TestRecursive(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// The kernel's checks on a FUSE mount go by that mount's flags: those of the
+// submounts must not get lost on the way.
+func TestSubmountFlags(t *testing.T) {
+	testenv.RequireRoot(t)
+	program, err := exec.LookPath("id")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, backend := range backends {
+		t.Run(string(backend), func(t *testing.T) {
+			source := testenv.Source(t, "ext4")
+			for _, sub := range []string{"/sub", "/sub/deeper"} {
+				if err := os.Mkdir(source+sub, 0o755); err != nil {
+					t.Fatal(err)
+				}
+				testenv.Mount(t, "tmpfs", source+sub, "")
+			}
+			dir := source + "/sub/deeper"
+			if err := exec.Command("cp", program, dir+"/id").Run(); err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.Chmod(dir+"/id", 0o4755); err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.Mknod(dir+"/null", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chmod(dir+"/null", 0o666); err != nil {
+				t.Fatal(err)
+			}
+			try := func() string {
+				target, _ := mount(t, source, idmount.Options{Map: idmap.Identity(), Backend: backend, Recursive: true})
+				if err := os.Chmod(target, 0o755); err != nil {
+					t.Fatal(err)
+				}
+				cmd := exec.Command(target+"/sub/deeper/id", "-u")
+				cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 12345, Gid: 12345}}
+				out, err := cmd.Output()
+				if err != nil {
+					t.Error(err)
+				}
+				f, err := os.Open(target + "/sub/deeper/null")
+				if err == nil {
+					f.Close()
+				}
+				return fmt.Sprintf("user %s, device %v", strings.TrimSpace(string(out)), errors.Is(err, unix.EACCES))
+			}
+			if got, want := try(), "user 0, device false"; got != want {
+				t.Errorf("without flags: %s, want %s", got, want)
+			}
+			if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_NOSUID|unix.MS_NODEV, ""); err != nil {
+				t.Fatal(err)
+			}
+			if got, want := try(), "user 12345, device true"; got != want {
+				t.Errorf("nosuid, nodev: %s, want %s", got, want)
+			}
+		})
 	}
 }
 

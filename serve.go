@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,6 +16,7 @@ import (
 	"github.com/idmount/idmount/fusefs"
 	"github.com/idmount/idmount/idmap"
 	"github.com/idmount/idmount/internal/mntopt"
+	"github.com/idmount/idmount/internal/mounts"
 	"github.com/idmount/idmount/internal/sys"
 )
 
@@ -30,6 +32,7 @@ type request struct {
 	NoAttrs bool           `json:"no_attrs,omitempty"`
 	NoPass  bool           `json:"no_passthrough,omitempty"`
 	Callers bool           `json:"callers,omitempty"` // CallerAccess
+	Narrow  uint64         `json:"narrow,omitempty"`  // MOUNT_ATTR_* of the submounts
 
 	Transport fusefs.Transport `json:"transport"`
 
@@ -62,22 +65,67 @@ func (p *plan) request() (*request, error) {
 	if r.target, err = os.OpenFile(p.target, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0); err != nil {
 		return nil, err
 	}
-	flags := uint(unix.OPEN_TREE_CLONE)
-	if p.opts.Recursive {
-		flags |= unix.AT_RECURSIVE
-	}
-	r.source, err = sys.OpenTree(p.source, flags)
-	if errors.Is(err, unix.ENOSYS) {
-		r.source, err = os.OpenFile(p.source, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
-	} else if err == nil {
-		r.Cloned = true
-		err = r.prepareClone(p.opts.Recursive)
-	}
-	if err != nil {
+	if err := r.openSource(p.source, p.opts.Recursive); err != nil {
 		r.close()
 		return nil, err
 	}
 	return r, nil
+}
+
+func (r *request) openSource(path string, recursive bool) error {
+	source, err := sys.OpenTree(path, 0)
+	if errors.Is(err, unix.ENOSYS) {
+		// Without a clone the mounts below the source are always seen.
+		if r.source, err = os.OpenFile(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0); err == nil {
+			r.Narrow, err = attrsBelow(r.source)
+		}
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	flags := uint(unix.OPEN_TREE_CLONE | unix.AT_EMPTY_PATH)
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	if r.source, err = sys.OpenTreeAt(source, "", flags); err != nil {
+		return err
+	}
+	r.Cloned = true
+	if recursive {
+		if r.Narrow, err = attrsBelow(source); err != nil {
+			return err
+		}
+	}
+	return r.prepareClone(recursive)
+}
+
+// attrsBelow returns the attributes that any mount below the source has and
+// that the kernel, not the server, enforces on a FUSE mount. The FUSE mount is one
+// mount for all of them, so all of it gets them: a set-user-ID program or a
+// device node of a nosuid, nodev submount must not work.
+func attrsBelow(source *os.File) (uint64, error) {
+	below, err := mounts.Below(source)
+	if err != nil {
+		return 0, fmt.Errorf("mount %s: list the mounts below: %w", source.Name(), err)
+	}
+	var attrs uint64
+	for _, m := range below {
+		for option := range strings.SplitSeq(m.Options, ",") {
+			switch option {
+			case "nosuid":
+				attrs |= unix.MOUNT_ATTR_NOSUID
+			case "nodev":
+				attrs |= unix.MOUNT_ATTR_NODEV
+			case "noexec":
+				attrs |= unix.MOUNT_ATTR_NOEXEC
+			case "nosymfollow":
+				attrs |= unix.MOUNT_ATTR_NOSYMFOLLOW
+			}
+		}
+	}
+	return attrs, nil
 }
 
 // prepareClone applies the mount options to the server's copy, so that they
@@ -115,7 +163,7 @@ func (r *request) attrs() (uint64, error) {
 		return 0, &sys.Error{Op: "statfs", Path: r.Source, Err: err}
 	}
 	const stNoSymfollow = 0x2000 // ST_NOSYMFOLLOW, Linux 5.10
-	var attrs uint64
+	attrs := r.Narrow
 	for _, f := range []struct {
 		statfs int64
 		attr   uint64
