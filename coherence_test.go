@@ -198,7 +198,7 @@ func testCoherence(t *testing.T, source, target string, atOnce bool) {
 			t.Fatalf("%s changes nothing that can be seen: %q", c.name, want)
 		}
 		got := c.look(above)
-		for got != want && !atOnce && time.Since(start) < fusefs.CoherentBound/6 {
+		for got != want && !atOnce && time.Since(start) < fusefs.CoherentBound/2 {
 			time.Sleep(100 * time.Microsecond)
 			got = c.look(above)
 		}

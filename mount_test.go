@@ -393,7 +393,7 @@ func TestDaemonEndsBesideSilentSource(t *testing.T) {
 		unix.Unmount(source, 0)
 		silent.Wait()
 	})
-	waitUntil(t, "bindfs has not mounted", func() bool { return slices.Contains(mountpoints(t), source) })
+	testenv.WaitFor(t, "bindfs has not mounted", func() bool { return slices.Contains(mountpoints(t), source) })
 	target, m := mount(t, source, idmount.Options{
 		Map: idmap.Identity(), Backend: idmount.Translate, Cache: idmount.Cache{Mode: idmount.CacheNone},
 	})
@@ -408,17 +408,7 @@ func endDaemon(t *testing.T, target string, m *idmount.Mounted) {
 	if err := unix.Kill(m.PID, unix.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	waitUntil(t, "still mounted", func() bool { return !slices.Contains(mountpoints(t), target) })
-}
-
-func waitUntil(t *testing.T, otherwise string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); {
-		if time.Now().After(deadline) {
-			t.Fatal(otherwise)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	testenv.WaitFor(t, "still mounted", func() bool { return !slices.Contains(mountpoints(t), target) })
 }
 
 func TestMountedJSON(t *testing.T) {

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -31,21 +30,6 @@ func onTransports(t *testing.T, test func(t *testing.T, o idmount.Options)) {
 				test(t, idmount.Options{Map: parse(t, "b:0:0:65536"), Backend: backend, Transport: transport})
 			})
 		}
-	}
-}
-
-// within fails the test if fn takes so long that it will never end.
-func within(t *testing.T, what string, fn func()) {
-	t.Helper()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		fn()
-	}()
-	select {
-	case <-done:
-	case <-time.After(30 * time.Second):
-		t.Fatalf("%s takes for ever", what)
 	}
 }
 
@@ -87,12 +71,12 @@ func TestWaitingRequests(t *testing.T) {
 		target, _ := mount(t, source, o)
 		release, waiters, results := lockers(t, target+"/lock", n)
 		for i := range 100 {
-			within(t, "a file beside the lock", func() {
+			testenv.Returns(t, "a file beside the lock", func() {
 				write(t, fmt.Sprintf("%s/f%d", target, i), "text")
 			})
 		}
 		release()
-		within(t, "a lock that is free", waiters.Wait)
+		testenv.Returns(t, "a lock that is free", waiters.Wait)
 		for range n {
 			if err := <-results; err != nil {
 				t.Errorf("flock: %v", err)
@@ -112,7 +96,7 @@ func TestForcedUnmount(t *testing.T) {
 		if err := unix.Unmount(target, unix.MNT_FORCE|unix.MNT_DETACH); err != nil {
 			t.Fatal(err)
 		}
-		within(t, "a request of a mount that is gone", waiters.Wait)
+		testenv.Returns(t, "a request of a mount that is gone", waiters.Wait)
 		gone(t, m.PID)
 	})
 }
@@ -128,7 +112,7 @@ func TestServerKilled(t *testing.T) {
 		if err := unix.Kill(m.PID, unix.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		within(t, "a request to a server that is dead", waiters.Wait)
+		testenv.Returns(t, "a request to a server that is dead", waiters.Wait)
 		if _, err := os.Lstat(target + "/other"); !errors.Is(err, unix.ENOTCONN) && !errors.Is(err, unix.ECONNABORTED) {
 			t.Errorf("lstat: %v, want ENOTCONN", err)
 		}
@@ -143,15 +127,10 @@ func TestServerKilled(t *testing.T) {
 // gone waits until a process has ended.
 func gone(t *testing.T, pid int) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	testenv.WaitFor(t, fmt.Sprintf("process %d runs", pid), func() bool {
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil || bytes.Contains(text, []byte(") Z ")) {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("process %d still runs: %s", pid, text)
-		}
-	}
+		return err != nil || bytes.Contains(text, []byte(") Z "))
+	})
 }
 
 // TestData: what is written arrives, in pieces of all sizes and by many at once.

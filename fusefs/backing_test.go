@@ -77,15 +77,6 @@ func (f *FS) backingsOf(t *testing.T, names ...string) (n int) {
 	return n
 }
 
-func eventually(t *testing.T, what string, fn func() bool) {
-	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !fn(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("after 30 s still not: ", what)
-		}
-	}
-}
-
 // A file that is opened to be read, or again and again, has one passthrough file until
 // it is not used for a while.
 func TestBackingIsKept(t *testing.T) {
@@ -116,7 +107,7 @@ func TestBackingIsKept(t *testing.T) {
 		if again < 10 { // a slow machine may have taken it back once or twice
 			t.Errorf("%s: the passthrough file was used again %d times of 20", name, again)
 		}
-		eventually(t, name+" taken back", func() bool { return f.backingsOf(t, name) == 0 })
+		testenv.WaitFor(t, name+" taken back", func() bool { return f.backingsOf(t, name) == 0 })
 		if out := openCloseAs(t, f, name, open.flags); out.OpenFlags&fuse.FOPEN_PASSTHROUGH == 0 {
 			t.Errorf("%s: after that: %+v, want passthrough", name, out)
 		}
@@ -132,7 +123,7 @@ func TestBackingGoesWithNames(t *testing.T) {
 	}
 	id := lookup(t, f, rootID, "file")
 	defer f.Forget(id, 1)
-	eventually(t, "nothing else kept", func() bool { return f.backingsOf(t, "probe") == 0 })
+	testenv.WaitFor(t, "nothing else kept", func() bool { return f.backingsOf(t, "probe") == 0 })
 	f.backings.mu.Lock()
 	f.backings.timer = time.NewTimer(time.Hour) // nobody looks after them
 	f.backings.mu.Unlock()
@@ -141,7 +132,7 @@ func TestBackingGoesWithNames(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	u := f.nodes.get(id).uses()
-	eventually(t, "taken back", func() bool {
+	testenv.WaitFor(t, "taken back", func() bool {
 		u.open.mu.Lock()
 		defer u.open.mu.Unlock()
 		return u.open.backing == 0
@@ -172,7 +163,7 @@ func TestBackingGoesWithSetID(t *testing.T) {
 			if side == "mount" && passes() != (mode == "755") {
 				t.Errorf("mode %s, set on the mount: passthrough %v", mode, mode != "755")
 			}
-			eventually(t, "as mode "+mode+" wants", func() bool { return passes() == (mode == "755") })
+			testenv.WaitFor(t, "as mode "+mode+" wants", func() bool { return passes() == (mode == "755") })
 		}
 	}
 }
@@ -192,7 +183,7 @@ func TestBackingsAreBounded(t *testing.T) {
 	if n := f.backingsOf(t, names...); n > maxBackings {
 		t.Errorf("%d passthrough files are kept, want at most %d", n, maxBackings)
 	}
-	eventually(t, "all taken back", func() bool { return f.backingsOf(t, names...) == 0 })
+	testenv.WaitFor(t, "all taken back", func() bool { return f.backingsOf(t, names...) == 0 })
 }
 
 // The blocks of a deleted file are free soon, and nobody at the source can tell
@@ -214,7 +205,7 @@ func TestBackingPinsNothing(t *testing.T) {
 		if now := free(); now > before-2000 {
 			t.Fatalf("%d blocks are free with the file, and %d without", now, before)
 		}
-		eventually(t, "a lease on a file that is kept", func() bool {
+		testenv.WaitFor(t, "a lease on a file that is kept", func() bool {
 			if f.backingsOf(t, "large") == 1 && leased(t, filepath.Join(dir, "large")) && f.backingsOf(t, "large") == 1 {
 				return true
 			}
@@ -230,7 +221,7 @@ func TestBackingPinsNothing(t *testing.T) {
 		if err := os.Remove(filepath.Join(side, "large")); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "blocks free", func() bool { return free() == before })
+		testenv.WaitFor(t, "blocks free", func() bool { return free() == before })
 	}
 }
 

@@ -102,18 +102,10 @@ func crowd(t *testing.T, o Options) {
 			t.Error(err)
 		}
 	}
-	for end := time.Now().Add(10 * time.Second); f.nodes.len() > 1 && time.Now().Before(end); {
-		time.Sleep(10 * time.Millisecond)
-	}
-	if n := f.nodes.len(); n > 1 {
-		t.Errorf("the server knows %d files of an empty directory", n)
-	}
+	testenv.WaitFor(t, "the server knows files of an empty directory", func() bool { return f.nodes.len() <= 1 })
 	unmount()
-	for end := time.Now().Add(5 * time.Second); len(kept()) > len(before) && time.Now().Before(end); {
-		time.Sleep(10 * time.Millisecond)
-	}
-	if after := kept(); len(after) > len(before) {
-		t.Errorf("descriptors before the mount: %q, and after it: %q", before, after)
+	if !testenv.Becomes(func() bool { return len(kept()) <= len(before) }) {
+		t.Errorf("descriptors before the mount: %q, and after it: %q", before, kept())
 	}
 }
 

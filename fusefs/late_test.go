@@ -11,13 +11,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/testenv"
 )
 
 // openedLate opens a file of the mount until the server has not opened it.
 func openedLate(t *testing.T, f *FS, path string) *os.File {
 	t.Helper()
 	var file *os.File
-	eventually(t, "opened by the kernel alone", func() bool {
+	testenv.WaitFor(t, "opened by the kernel alone", func() bool {
 		if file != nil {
 			file.Close()
 		}
@@ -105,11 +107,11 @@ func TestLateFiles(t *testing.T) {
 		}
 
 		file.Close()
-		eventually(t, "the lock gone", func() bool {
+		testenv.WaitFor(t, "the lock gone", func() bool {
 			return unix.Flock(int(other.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
 		})
 		other.Close()
-		eventually(t, "closed in the server", func() bool { return f.late.open.Load() == 0 })
+		testenv.WaitFor(t, "closed in the server", func() bool { return f.late.open.Load() == 0 })
 		if err := unix.Flock(int(source.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 			t.Errorf("unlinked %v: flock on the source after close: %v", unlinked, err)
 		}
@@ -132,7 +134,7 @@ func TestOpenWaitsForLease(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "a lease", func() bool {
+		testenv.WaitFor(t, "a lease", func() bool {
 			_, err := unix.FcntlInt(holder.Fd(), unix.F_SETLEASE, unix.F_WRLCK)
 			return err == nil
 		})
@@ -152,7 +154,7 @@ func TestOpenWaitsForLease(t *testing.T) {
 		if err := patient.Start(); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the lease asked for", func() bool {
+		testenv.WaitFor(t, "the lease asked for", func() bool {
 			typ, err := unix.FcntlInt(holder.Fd(), unix.F_GETLEASE, 0)
 			return err != nil || typ != unix.F_WRLCK
 		})

@@ -45,12 +45,20 @@ DEBIAN_FRONTEND=noninteractive
 export DEBIAN_FRONTEND
 # A machine that has lists needs no update; old lists name packages that are gone.
 # shellcheck disable=SC2086 # a list of words
-install() { apt-get install -y -q --no-install-recommends $missing </dev/null >"$log" 2>&1; }
+install() { apt install -y -q --no-install-recommends $missing; }
+
+# apt waits while another process holds apt's locks.
+apt() {
+	while ! apt-get "$@" </dev/null >"$log" 2>&1; do
+		grep -q 'Could not get lock' "$log" || return 1
+		sleep 2
+	done
+}
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 if ! install; then
-	if ! apt-get update -q </dev/null >"$log" 2>&1 || ! install; then
+	if ! apt update -q || ! install; then
 		cat "$log" >&2
 		echo "setup: apt-get could not install$missing" >&2
 		exit 1

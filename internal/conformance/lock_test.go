@@ -280,11 +280,10 @@ func playLocks(t *testing.T, script, mnt, source string) []string {
 			go func() { a.pending <- call(a, words) }()
 			result = waiting(a.pid, a.tid, a.pending)
 		case mode == '~':
-			for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
-				if result = call(a, words); result != "EAGAIN" || time.Now().After(end) {
-					break
-				}
-			}
+			testenv.Becomes(func() bool {
+				result = call(a, words)
+				return result != "EAGAIN"
+			})
 		default:
 			result = call(a, words)
 		}
@@ -299,7 +298,7 @@ func playLocks(t *testing.T, script, mnt, source string) []string {
 func waiting(pid, tid int, pending chan string) string {
 	file := fmt.Sprintf("/proc/%d/task/%d/syscall", pid, tid)
 	inside := 0
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(testenv.Patience); time.Now().Before(end); {
 		select {
 		case got := <-pending:
 			return "at once: " + got

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"testing"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -184,15 +183,14 @@ func afterwards(t *testing.T, source string, s *Scenario) *Scenario {
 	later := *s
 	later.Setup = func(d *Disk) {
 		d.do("wait for space", func() error {
-			for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-				err := unix.Statfs(source, &now)
-				if err != nil || now.Bfree+rest >= empty.Bfree && now.Ffree+rest >= empty.Ffree {
-					return err
-				}
-				if time.Now().After(end) {
-					return fmt.Errorf("%d blocks and %d files are free, of %d and %d", now.Bfree, now.Ffree, empty.Bfree, empty.Ffree)
-				}
+			var err error
+			if !testenv.Becomes(func() bool {
+				err = unix.Statfs(source, &now)
+				return err != nil || now.Bfree+rest >= empty.Bfree && now.Ffree+rest >= empty.Ffree
+			}) {
+				return fmt.Errorf("%d blocks and %d files are free, of %d and %d", now.Bfree, now.Ffree, empty.Bfree, empty.Ffree)
 			}
+			return err
 		})
 		s.Setup(d)
 	}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/testenv"
 )
 
 // kernel is the other end of a connection whose messages are those of a socket:
@@ -123,11 +125,7 @@ func (k *kernel) quiet() {
 // waitFor fails the test with what is wrong if ok does not become true.
 func (k *kernel) waitFor(wrong string, ok func() bool) {
 	k.t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(100 * time.Microsecond) {
-		if time.Now().After(end) {
-			k.t.Fatal(wrong)
-		}
-	}
+	testenv.WaitFor(k.t, wrong, ok)
 }
 
 const opAny = 3 // any opcode that is answered
@@ -146,7 +144,7 @@ func (k *kernel) hangUp() {
 	}()
 	select {
 	case <-done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(testenv.Patience):
 		k.t.Errorf("still waiting after the end of the connection\n%s", k.log)
 	}
 }
@@ -305,9 +303,7 @@ func TestManyBlocked(t *testing.T) {
 		}
 		k.quiet()
 	}
-	if n := k.conn.readers.waiting.Load(); n < 1 {
-		t.Errorf("%d threads wait", n)
-	}
+	k.waitFor("no thread waits for the next request", func() bool { return k.conn.readers.waiting.Load() >= 1 })
 }
 
 // TestThreadLimit: at the limit requests wait for each other, and nothing is lost.
@@ -421,9 +417,7 @@ func TestEndInterrupts(t *testing.T) {
 	for i := range 50 {
 		k.send([]uint32{50, opSetlkw}[i%2], uint64(100+i), nil)
 	}
-	for end := time.Now().Add(20 * time.Second); p.handled.Load() < 50 && time.Now().Before(end); {
-		time.Sleep(time.Millisecond)
-	}
+	k.waitFor("not all requests are handled", func() bool { return p.handled.Load() >= 50 })
 	k.hangUp() // fails the test if it waits
 	if k.conn.InvalidateInode(1, 0, 0) != unix.ENODEV {
 		t.Error("a connection that has ended takes notifications")

@@ -54,7 +54,6 @@ func TestNFS(t *testing.T) {
 				Env:     []string{"RPC_NFSD=" + filepath.Join(n.Root, "usr/sbin/rpc.nfsd"), "LD_LIBRARY_PATH=" + n.Libraries()},
 				Modules: []string{"fuse"},
 				Expose:  []string{script, program, filepath.Dir(testenv.Binary(t))},
-				Timeout: 4 * time.Minute,
 			}, uml.NFSOptions{RootSquash: r.squash == "squash"})
 			got, err := k.Run(t.Context(), o)
 			if err != nil || got.ExitCode != 0 || !strings.Contains(got.Output, "ok: all\n") {

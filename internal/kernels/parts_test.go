@@ -48,7 +48,6 @@ func suitePart(t *testing.T, suite, pattern, passes string, modules ...string) {
 		Env:     []string{"IDMOUNT_BINARY=" + testenv.Binary(t)},
 		Modules: append([]string{"fuse", "loop", "ext4"}, modules...),
 		Expose:  []string{program, filepath.Dir(testenv.Binary(t))},
-		Timeout: 5 * time.Minute,
 	})
 	// A test that was skipped passes as well.
 	if err != nil || got.ExitCode != 0 || !strings.Contains(got.Output, "--- PASS: "+passes+" (") {

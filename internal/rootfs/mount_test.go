@@ -6,7 +6,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -42,7 +41,7 @@ func mountIDs(t testing.TB, src, dst string, o idmount.Options) {
 			unix.Unmount(dst, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
 		}
 		// The server holds the source: it has to be gone before that is unmounted.
-		if mounted.PID != 0 && !ends(mounted.PID, 20*time.Second) {
+		if mounted.PID != 0 && !testenv.Becomes(func() bool { return ended(mounted.PID) }) {
 			t.Errorf("the server, process %d, still runs long after unmounting", mounted.PID)
 		}
 	})
@@ -51,19 +50,14 @@ func mountIDs(t testing.TB, src, dst string, o idmount.Options) {
 	}
 }
 
-// ends says whether a process ends within the time given. A zombie has ended:
-// whose child it is, is the facade's affair.
-func ends(pid int, within time.Duration) bool {
-	stat := fmt.Sprintf("/proc/%d/stat", pid)
-	for deadline := time.Now().Add(within); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		text, err := os.ReadFile(stat)
-		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-			return true
-		}
-		// proc_pid_stat(5): "pid (name) state …", and the name may hold anything.
-		if _, state, _ := strings.Cut(string(text[strings.LastIndexByte(string(text), ')')+1:]), " "); strings.HasPrefix(state, "Z") {
-			return true
-		}
+// ended says whether a process has ended. A zombie has: whose child it is, is
+// the facade's affair.
+func ended(pid int) bool {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return true
 	}
-	return false
+	// proc_pid_stat(5): "pid (name) state …", and the name may hold anything.
+	_, state, _ := strings.Cut(string(text[strings.LastIndexByte(string(text), ')')+1:]), " ")
+	return strings.HasPrefix(state, "Z")
 }

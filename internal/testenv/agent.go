@@ -20,7 +20,7 @@ const agentEnv = "IDMOUNT_TESTENV_AGENT"
 // callTimeout is for one call of an agent. One that takes longer hangs, most
 // likely in a FUSE mount whose server does not answer. A machine that stands still for half
 // a minute, as virtual ones do while they are copied, is no such case.
-const callTimeout = time.Minute
+const callTimeout = Patience
 
 // AllCaps is every capability that the process may have.
 const AllCaps = ^uint64(0)
@@ -100,7 +100,7 @@ func StartAgent(t testing.TB, c Caller) *Agent {
 	a := &Agent{cmd: cmd, in: inW, enc: json.NewEncoder(inW), dec: json.NewDecoder(outR)}
 	t.Cleanup(func() {
 		inW.Close() // its input ends, and so does it
-		timer := time.AfterFunc(5*time.Second, func() { _ = cmd.Process.Kill() })
+		timer := time.AfterFunc(callTimeout, func() { _ = cmd.Process.Kill() })
 		_ = cmd.Wait()
 		timer.Stop()
 		outR.Close()

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -17,10 +16,6 @@ import (
 
 // privateEnv tells a re-executed test binary that it is in its own namespace.
 const privateEnv = "IDMOUNT_TESTENV_PRIVATE"
-
-// leakGrace is how long descriptors, mounts and processes may take to go
-// away: a FUSE server ends a moment after its mount.
-const leakGrace = 5 * time.Second
 
 // Main runs the tests of m and exits. For root it first re-executes the binary
 // in a private mount namespace. After passing tests it exits with 1 if they
@@ -82,18 +77,19 @@ func takeState() state {
 }
 
 func waitForLeaks(before state) []string {
-	for end := time.Now().Add(leakGrace); ; time.Sleep(20 * time.Millisecond) {
-		var leaks []string
+	// A FUSE server ends a moment after its mount.
+	var leaks []string
+	Becomes(func() bool {
+		leaks = nil
 		for what := range takeState() {
 			if !before[what] {
 				leaks = append(leaks, what)
 			}
 		}
-		if len(leaks) == 0 || time.Now().After(end) {
-			sort.Strings(leaks)
-			return leaks
-		}
-	}
+		return len(leaks) == 0
+	})
+	sort.Strings(leaks)
+	return leaks
 }
 
 // openFiles lists the descriptors of this process, but for those which the

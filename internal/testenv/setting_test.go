@@ -24,12 +24,9 @@ func TestSetting(t *testing.T) {
 	has := func(want string) {
 		t.Helper()
 		var text []byte
-		for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-			if text, _ = os.ReadFile(path); string(text) == want {
-				return
-			}
+		if !Becomes(func() bool { text, _ = os.ReadFile(path); return string(text) == want }) {
+			t.Fatalf("the setting is %q, want %q", text, want)
 		}
-		t.Fatalf("the setting is %q, want %q", text, want)
 	}
 	t.Run("until the test ends", func(t *testing.T) {
 		Setting(t, path, "new")

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -163,11 +162,10 @@ func Unmount(t testing.TB, target string) {
 	t.Helper()
 	var err error
 	// A FUSE server closes its descriptors below a moment after it is gone.
-	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		if err = unix.Unmount(target, unix.UMOUNT_NOFOLLOW); err != unix.EBUSY {
-			break
-		}
-	}
+	Becomes(func() bool {
+		err = unix.Unmount(target, unix.UMOUNT_NOFOLLOW)
+		return err != unix.EBUSY
+	})
 	if err != nil {
 		t.Errorf("umount %s: %v", target, err)
 		_ = unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)

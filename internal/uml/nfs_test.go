@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/idmount/idmount/internal/testenv"
 )
@@ -56,7 +55,7 @@ func TestNFS(t *testing.T) {
 		{"root_squash", NFSOptions{RootSquash: true}, "65534\n65534\n0\n"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			o := Options{Timeout: 2 * time.Minute, Command: []string{"sh", "-c", `cd /mnt/nfs && touch /etc/x && echo x >v4/a && echo y >v3/b && echo z >server/c &&
+			o := Options{Command: []string{"sh", "-c", `cd /mnt/nfs && touch /etc/x && echo x >v4/a && echo y >v3/b && echo z >server/c &&
 				flock v4/a true && flock v3/b true && stat -c %u server/a server/b server/c && grep -E ' /mnt/nfs/v[34] nfs' /proc/mounts | wc -l`}}
 			r, err := k.Run(t.Context(), n.With(o, tc.o))
 			if err != nil {

@@ -4,7 +4,6 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/idmount/idmount/internal/testenv"
 )
@@ -21,7 +20,7 @@ func TestNineP(t *testing.T) {
 	k := fetch(t, "bookworm")
 	n, err := FetchNineP(t.Context(), "")
 	testenv.Fetched(t, err, ErrUnavailable)
-	o := Options{Timeout: 2 * time.Minute, Command: []string{"sh", "-c", `cd /mnt/9p && echo x >user/a && setpriv --reuid 1000 --regid 1001 --clear-groups touch client/b &&
+	o := Options{Command: []string{"sh", "-c", `cd /mnt/9p && echo x >user/a && setpriv --reuid 1000 --regid 1001 --clear-groups touch client/b &&
 		stat -c %u:%g server/a server/b && grep -cE ' /mnt/9p/(user|client) 9p' /proc/mounts`}}
 	r, err := k.Run(t.Context(), n.With(o, "/mnt/9p"))
 	if err != nil {

@@ -19,8 +19,9 @@ import (
 // its context ended.
 var ErrHung = errors.New("guest was killed")
 
-// DefaultTimeout is the time a guest has, unless Options say otherwise.
-const DefaultTimeout = 5 * time.Minute
+// DefaultTimeout is the time a guest has, unless Options say otherwise: many times
+// what it takes, as the machine may be busy.
+const DefaultTimeout = 20 * time.Minute
 
 // Options say what a guest runs. Command alone is needed.
 type Options struct {

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/idmount/idmount/internal/testenv"
 	"github.com/idmount/idmount/internal/uml"
@@ -43,7 +42,7 @@ func TestSources(t *testing.T) {
 
 func run(t *testing.T, backend, dir, want string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), testenv.Patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "sh", "-s", testenv.Binary(t), backend, dir, want)
 	cmd.Stdin = strings.NewReader(walkthrough.Script)
@@ -67,7 +66,7 @@ func run(t *testing.T, backend, dir, want string) string {
 // translate.
 func TestLinux510(t *testing.T) {
 	testenv.RequireRoot(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*uml.DefaultTimeout)
 	defer cancel()
 	kernel, err := uml.Fetch(ctx, "bullseye", "")
 	testenv.Fetched(t, err, uml.ErrUnavailable)
@@ -79,7 +78,6 @@ func TestLinux510(t *testing.T) {
 		Command: []string{"/bin/sh", script, testenv.Binary(t), "auto", "/tmp", "translate"},
 		Modules: []string{"fuse"},
 		Expose:  []string{filepath.Dir(script), filepath.Dir(testenv.Binary(t))},
-		Timeout: 3 * time.Minute,
 	})
 	if err != nil || result.ExitCode != 0 {
 		t.Fatalf("exit code %d, %v\n%s", result.ExitCode, err, result.Output)
