@@ -99,19 +99,20 @@ func setgroups(groups []uint32) unix.Errno {
 }
 
 // RunWithCaps calls fn with other effective capabilities and the ids that the
-// thread has, and gives it base back afterwards.
+// thread has, and gives it base back afterwards, also if fn panics.
 func RunWithCaps(caps, base, permitted CapSet, fn func() unix.Errno) unix.Errno {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if errno := capset(caps, permitted); errno != 0 {
 		return errno
 	}
-	errno := fn()
-	if back := capset(base, permitted); back != 0 {
-		go panic(fmt.Sprintf("sys: restore the capabilities of a thread: %v", back))
-		select {}
-	}
-	return errno
+	defer func() {
+		if back := capset(base, permitted); back != 0 {
+			go panic(fmt.Sprintf("sys: restore the capabilities of a thread: %v", back))
+			select {}
+		}
+	}()
+	return fn()
 }
 
 // restore gives a thread these rights whatever it has.

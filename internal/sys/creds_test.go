@@ -98,12 +98,14 @@ func TestRun(t *testing.T) {
 					t.Errorf("stay %v: after %+v (-want +got):\n%s", stay, want, d)
 				}
 			}
-			func() {
-				defer func() { recover() }()
-				Creds{FsUID: 1000, FsGID: 1000, Caps: more}.Run(base, permitted, func() unix.Errno { panic("in a call") })
-			}()
-			if d := cmp.Diff(base, threadRights(t)); d != "" {
-				t.Errorf("stay %v: after a panic (-want +got):\n%s", stay, d)
+			for _, c := range []Creds{{FsUID: 1000, FsGID: 1000, Caps: more}, {Caps: more}} {
+				func() {
+					defer func() { recover() }()
+					c.Run(base, permitted, func() unix.Errno { panic("in a call") })
+				}()
+				if d := cmp.Diff(base, threadRights(t)); d != "" {
+					t.Errorf("stay %v: after a panic in a call as %+v (-want +got):\n%s", stay, c, d)
+				}
 			}
 		})
 	}
