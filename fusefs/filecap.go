@@ -8,11 +8,41 @@ import (
 	"github.com/idmount/idmount/internal/sys"
 )
 
-// capLocks keep the capabilities of a file, chosen by its node, from being set
-// or removed while they are away.
-type capLocks [64]sync.RWMutex
+// capLocks keep the capabilities of a file from being set or removed while they are
+// away. Each file that is being changed has a lock of its own: a source that does not
+// answer for one file holds back no other.
+type capLocks struct {
+	mu sync.Mutex
+	of map[*node]*capLock
+}
 
-func (c *capLocks) of(n *node) *sync.RWMutex { return &c[n.id%uint64(len(c))] }
+type capLock struct {
+	sync.RWMutex
+	users int // guarded by capLocks.mu
+}
+
+func (c *capLocks) acquire(n *node) *capLock {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.of[n]
+	if l == nil {
+		l = new(capLock)
+		if c.of == nil {
+			c.of = make(map[*node]*capLock)
+		}
+		c.of[n] = l
+	}
+	l.users++
+	return l
+}
+
+func (c *capLocks) release(n *node, l *capLock) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l.users--; l.users == 0 {
+		delete(c.of, n)
+	}
+}
 
 // keepFileCap runs a call that changes a file and leaves its capabilities, which
 // the source would remove.
@@ -26,7 +56,8 @@ func (f *FS) keepFileCap(n *node, fd int, call func() unix.Errno) unix.Errno {
 		return call()
 	}
 	var value [maxFileCap]byte
-	lock := f.capLocks.of(n)
+	lock := f.capLocks.acquire(n)
+	defer f.capLocks.release(n, lock)
 	lock.RLock()
 	if _, errno := sys.GetXattr(fd, xattrFileCap, value[:]); errno != 0 {
 		defer lock.RUnlock()
@@ -53,7 +84,8 @@ func (f *FS) keepFileCap(n *node, fd int, call func() unix.Errno) unix.Errno {
 // changeXattr runs a call that sets or removes an attribute.
 func (f *FS) changeXattr(n *node, name string, call func() unix.Errno) unix.Errno {
 	if name == xattrFileCap {
-		lock := f.capLocks.of(n)
+		lock := f.capLocks.acquire(n)
+		defer f.capLocks.release(n, lock)
 		lock.Lock()
 		defer lock.Unlock()
 	}

@@ -67,7 +67,11 @@ func (f *FS) intern(fd int, parent *node, name string, out *fuse.EntryOut) (*nod
 		return nil, errno
 	}
 	if noHandle == 0 && !seen {
-		if m = f.mounts.get(mountID, fd, st.Mode&unix.S_IFMT == unix.S_IFDIR); m != nil {
+		var errno unix.Errno
+		if m, errno = f.mounts.get(mountID, fd, st.Mode&unix.S_IFMT == unix.S_IFDIR); errno != 0 {
+			return nil, errno
+		}
+		if m != nil {
 			key = room.ofHandle(m, buf[:size])
 		}
 	}

@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"slices"
@@ -33,6 +34,17 @@ func (m *mounts) at(index uint32) *mount {
 	return nil
 }
 
+// noHandles reports whether an error of SupportsHandles says that files of a file system
+// never open by handle. Any other, such as EMFILE, says nothing of the file system.
+func noHandles(err error) bool {
+	for _, errno := range []unix.Errno{unix.EOPNOTSUPP, unix.ENOSYS, unix.EOVERFLOW, unix.EINVAL, unix.ESTALE, unix.EPERM, unix.EACCES} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
+}
+
 // newMounts finds out whether files of the source open by handle.
 func newMounts(source *os.File, w *watch, logger *slog.Logger) (*mounts, error) {
 	m := &mounts{byID: make(map[int32]*mount), watch: w, log: logger}
@@ -44,8 +56,12 @@ func newMounts(source *os.File, w *watch, logger *slog.Logger) (*mounts, error) 
 		return nil, &sys.Error{Op: "open", Path: source.Name(), Err: errno}
 	}
 	dir := os.NewFile(uintptr(fd), source.Name())
-	if sys.SupportsHandles(dir) != nil {
-		return m, dir.Close()
+	if err := sys.SupportsHandles(dir); err != nil {
+		dir.Close()
+		if noHandles(err) {
+			err = nil
+		}
+		return m, err
 	}
 	var buf [sys.MaxHandle]byte
 	_, id, errno := sys.HandleAt(fd, "", &buf)
@@ -65,30 +81,34 @@ func (m *mounts) known(id int32) (known *mount, ok bool) {
 }
 
 // get returns the mount with an id, nil if its files have to be kept open.
-// When the mount is new, it is reached through fd, which is on it.
-func (m *mounts) get(id int32, fd int, dir bool) *mount {
+// When the mount is new, it is reached through fd, which is on it. An error is that of
+// this request alone: the next one tries again.
+func (m *mounts) get(id int32, fd int, dir bool) (*mount, unix.Errno) {
 	if known, ok := m.known(id); ok {
-		return known
+		return known, 0
 	}
 	// A mount on a file has one file, and it can be kept open.
 	if m.root == nil || !dir {
-		return nil
+		return nil, 0
 	}
 	// Without the lock: a server that does not answer would have everybody wait.
-	fresh := openMount(fd)
+	fresh, errno := openMount(fd)
+	if errno != 0 {
+		return nil, errno
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if known, ok := m.byID[id]; ok || m.byID == nil {
 		if fresh != nil {
 			fresh.Close()
 		}
-		return known
+		return known, 0
 	}
 	if fresh == nil {
 		m.byID[id] = nil
-		return nil
+		return nil, 0
 	}
-	return m.add(id, fresh)
+	return m.add(id, fresh), 0
 }
 
 // add makes a mount known by a directory on it, which it keeps open.
@@ -108,18 +128,27 @@ func (m *mounts) add(id int32, dir *os.File) *mount {
 }
 
 // openMount opens the directory that fd is a descriptor of, if files of its file
-// system open by handle; else it returns nil.
-func openMount(fd int) *os.File {
+// system open by handle; if they never do, it returns nil and no error.
+func openMount(fd int) (*os.File, unix.Errno) {
 	opened, errno := openDir(fd, ".")
+	if errno == unix.EACCES || errno == unix.EPERM {
+		return nil, 0 // a file system that refuses root
+	}
 	if errno != 0 {
-		return nil
+		return nil, errno
 	}
 	dir := os.NewFile(uintptr(opened), "below the source")
-	if sys.SupportsHandles(dir) != nil {
-		dir.Close()
-		return nil
+	err := sys.SupportsHandles(dir)
+	if err == nil {
+		return dir, 0
 	}
-	return dir
+	dir.Close()
+	if noHandles(err) {
+		return nil, 0
+	}
+	errno = unix.EIO
+	errors.As(err, &errno)
+	return nil, errno
 }
 
 func (m *mounts) close() {
