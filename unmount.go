@@ -3,7 +3,6 @@ package idmount
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -28,27 +27,14 @@ var ErrNotOurs = errors.New("not an ID-mapped mount")
 // With lazy, a mount in use disappears from target at once and ends when its
 // last user is gone; otherwise that is EBUSY.
 func Unmount(target string, lazy bool) error {
-	abs, err := filepath.Abs(target)
+	root, m, err := mounts.Open(target)
 	if err != nil {
 		return &UsageError{Op: "umount", Path: target, Err: err}
 	}
-	// The last component is not followed, and a dead server's mount can't be
-	// asked: only the way to it is resolved.
-	dir, err := filepath.EvalSymlinks(filepath.Dir(abs))
-	if err != nil {
-		return &UsageError{Op: "umount", Path: target, Err: unwrapPath(err)}
-	}
-	path := filepath.Join(dir, filepath.Base(abs))
-	m, err := mountAt(path)
-	if err != nil {
-		return err
-	}
-	if m == nil {
-		if real, err := filepath.EvalSymlinks(path); err == nil && real != path {
-			return Unmount(real, lazy)
-		}
+	if root == nil {
 		return &UsageError{Op: "umount", Path: target, Err: errors.New("not mounted")}
 	}
+	defer root.Close()
 	served := m.FSType == "fuse.idmount"
 	if !served && !mounts.Idmapped(m) {
 		return &UsageError{Op: "umount", Path: target, Err: fmt.Errorf("%w: a mount of type %s", ErrNotOurs, m.FSType)}
@@ -59,13 +45,13 @@ func Unmount(target string, lazy bool) error {
 			defer unix.Close(server)
 		}
 	}
-	flags := unix.UMOUNT_NOFOLLOW
+	remove := mounts.Remove
 	if lazy {
-		flags |= unix.MNT_DETACH
-	} else if err := unmountBelow(path, m); err != nil {
+		remove = mounts.Detach
+	} else if err := unmountBelow(target, m); err != nil {
 		return err
 	}
-	if err := unix.Unmount(path, flags); err != nil {
+	if err := remove(root); err != nil {
 		return &sys.Error{Op: "umount", Path: target, Err: err}
 	}
 	if server >= 0 && !lazy {
@@ -74,8 +60,8 @@ func Unmount(target string, lazy bool) error {
 	return nil
 }
 
-// unmountBelow removes the ID-mapped mounts below path, the deepest first. If
-// there is another kind of mount, it removes nothing: path is busy then.
+// unmountBelow removes the ID-mapped mounts on top, which is at path, the deepest
+// first. If there is another kind of mount, it removes nothing: path is busy then.
 func unmountBelow(path string, top *mountinfo.Info) error {
 	below, err := mounts.On(top)
 	if err != nil {
@@ -87,7 +73,11 @@ func unmountBelow(path string, top *mountinfo.Info) error {
 		}
 	}
 	for _, m := range slices.Backward(below) {
-		if err := unix.Unmount(m.Mountpoint, unix.UMOUNT_NOFOLLOW); err != nil {
+		root, err := mounts.OpenRoot(m)
+		if err == nil {
+			err = mounts.Remove(root)
+		}
+		if err != nil {
 			return &sys.Error{Op: "umount", Path: m.Mountpoint, Err: err}
 		}
 	}

@@ -72,3 +72,56 @@ func TestBelow(t *testing.T) {
 		}
 	}
 }
+
+// A mount point is safe where nobody but root can rename it or a directory above.
+func TestPlaceIsSafe(t *testing.T) {
+	dir := testenv.PrivateMounts(t)
+	for _, d := range []struct {
+		path string
+		mode uint32
+		uid  int
+	}{
+		{"root", 0o755, 0},
+		{"root/in", 0o755, 0},
+		{"user", 0o755, 1000},
+		{"user/in", 0o755, 0},
+		{"group", 0o775, 0},
+		{"tmp", 0o1777, 0},
+		{"tmp/root", 0o755, 0},
+		{"tmp/user", 0o755, 1000},
+		{"tmp/mount", 0o755, 0},
+	} {
+		path := filepath.Join(dir, d.path)
+		if err := os.Mkdir(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chown(path, d.uid, d.uid); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Chmod(path, d.mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	testenv.Mount(t, "tmpfs", dir+"/tmp/mount", "mode=0755")
+	for path, want := range map[string]bool{
+		"root/x":      true,
+		"root/in/x":   true,
+		"user/x":      false,
+		"user/in/x":   false,
+		"group/x":     false,
+		"tmp/x":       false,
+		"tmp/root/x":  true,
+		"tmp/user/x":  false,
+		"tmp/mount/x": false, // whose the covered directory is cannot be seen
+	} {
+		p, err := findPlace(filepath.Join(dir, path))
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if p.safe != want {
+			t.Errorf("%s: safe %v, want %v", path, p.safe, want)
+		}
+		p.close()
+	}
+}

@@ -1,0 +1,153 @@
+package idmount_test
+
+import (
+	"errors"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount"
+	"github.com/idmount/idmount/internal/testenv"
+	"github.com/idmount/idmount/native"
+)
+
+// exchange renames two entries of a directory into each other until the test
+// ends. It does so in a mount namespace of its own, made before it returns, where
+// entries that become mount points later are none.
+func exchange(t *testing.T, dir, one, two string) {
+	t.Helper()
+	var stop atomic.Bool
+	var done sync.WaitGroup
+	ready := make(chan error)
+	done.Go(func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with its namespace
+		err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS)
+		if err == nil {
+			err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+		}
+		fd := -1
+		if err == nil {
+			fd, err = unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
+		}
+		ready <- err
+		if err != nil {
+			return
+		}
+		defer unix.Close(fd)
+		for !stop.Load() {
+			unix.Renameat2(fd, one, fd, two, unix.RENAME_EXCHANGE)
+		}
+	})
+	if err := <-ready; err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		stop.Store(true)
+		done.Wait()
+	})
+}
+
+// What a user does to the directories above a mount never makes Unmount remove
+// another mount.
+func TestUnmountOfMovedPaths(t *testing.T) {
+	testenv.RequireRoot(t)
+	for _, tt := range []struct {
+		name          string
+		mount, victim string // what is mounted on, below the user's directory
+		target        string // what is unmounted, below the user's directory
+	}{
+		// The user's directories dir and link change places all the time.
+		{"symbolic link", "dir/mnt", "../other/mnt", "dir/mnt"},
+		{"mount points", "dir", "link", "dir"},
+		{"directories of mount points", "dir/mnt", "link/mnt", "dir/mnt"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			base := testenv.Dir(t)
+			source, user := base+"/source", base+"/user"
+			testenv.Mount(t, "tmpfs", source, "mode=0755")
+			place, other := makePlace(t, user+"/"+tt.mount), makePlace(t, user+"/"+tt.victim)
+			if _, err := os.Lstat(user + "/link"); err != nil {
+				if err := os.Symlink(base+"/other", user+"/link"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.Chown(user, 1000, 1000); err != nil {
+				t.Fatal(err)
+			}
+			exchange(t, user, "dir", "link")
+			if err := unix.Mount("victim", other, "tmpfs", 0, ""); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { unmountPlace(t, other) })
+
+			removed, mounted := 0, false
+			m := parse(t, "b:0:100000:65536")
+			for round := range 500 {
+				if !mounted {
+					err := native.Mount(source, place, native.Options{Map: m})
+					if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+						testenv.Skip(t, testenv.NeedKernel, "no idmapped tmpfs: "+err.Error())
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+					mounted = true
+				}
+				if err := idmount.Unmount(user+"/"+tt.target, false); err == nil {
+					removed++
+					mounted = false
+				}
+				if !victimMounted(t) {
+					t.Fatalf("round %d: another mount was removed", round)
+				}
+			}
+			if mounted {
+				unmountPlace(t, place)
+			}
+			if removed == 0 {
+				t.Error("the mount was never removed")
+			}
+			t.Logf("removed %d times", removed)
+		})
+	}
+}
+
+// makePlace makes a directory, and returns a path by which it is mounted on and
+// unmounted under whatever name it has.
+func makePlace(t *testing.T, path string) string {
+	t.Helper()
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, unix.O_PATH, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return "/proc/self/fd/" + strconv.Itoa(int(f.Fd()))
+}
+
+// unmountPlace unmounts what is on a directory of makePlace: umount2 goes on from
+// there to what is mounted on it (LOOKUP_MOUNTPOINT).
+func unmountPlace(t *testing.T, place string) {
+	t.Helper()
+	if err := unix.Unmount(place, unix.MNT_DETACH); err != nil {
+		t.Errorf("umount %s: %v", place, err)
+	}
+}
+
+func victimMounted(t *testing.T) bool {
+	t.Helper()
+	all, err := mountinfo.GetMounts(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(all, func(m *mountinfo.Info) bool { return m.Source == "victim" })
+}
