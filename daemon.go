@@ -31,6 +31,7 @@ const (
 type outcome struct {
 	Error string `json:"error,omitempty"`
 	Errno int    `json:"errno,omitempty"`
+	served
 }
 
 // DaemonError is why the process that serves a mount could not start.
@@ -87,6 +88,7 @@ func (p *plan) startDaemon(ctx context.Context) (pid int, err error) {
 	result, err := handOver(ctx, ours, r)
 	if err == nil && result.Error == "" {
 		// It lives on. Somebody has to reap it if this process lives longer.
+		p.served = result.served
 		pid := cmd.Process.Pid
 		go cmd.Wait()
 		return pid, nil
@@ -154,7 +156,7 @@ func ServeDaemon(ctx context.Context) error {
 		defer conn.Close()
 		return json.NewEncoder(conn).Encode(o)
 	}
-	err := r.serve(ctx, slog.New(slog.DiscardHandler), func() error { return answer(outcome{}) })
+	err := r.serve(ctx, slog.New(slog.DiscardHandler), func(s served) error { return answer(outcome{served: s}) })
 	if err != nil && !answered {
 		var errno unix.Errno
 		errors.As(err, &errno)

@@ -21,6 +21,7 @@ type plan struct {
 	mount          mntopt.Options
 	choice         detect.Choice
 	access         Access // of a FUSE server
+	served         served // what that says, once it serves
 }
 
 func (p *plan) mounted() *Mounted {
@@ -67,7 +68,7 @@ func newPlan(ctx context.Context, source, target string, o Options) (*plan, erro
 	} else if !caps.Has(unix.CAP_SYS_ADMIN) {
 		return nil, &sys.Error{Op: "mount", Path: source, Detail: "it takes CAP_SYS_ADMIN", Err: unix.EPERM}
 	}
-	report, err := detect.Probe(ctx, src, detect.Options{Map: &o.Map, Recursive: o.Recursive, Access: access})
+	report, err := detect.Probe(ctx, src, detect.Options{Map: &o.Map, Recursive: o.Recursive, Access: access, SkipCache: true})
 	if err != nil {
 		return nil, err
 	}
@@ -118,6 +119,7 @@ func Mount(ctx context.Context, source, target string, o Options) (*Mounted, err
 	if m.PID, err = p.startDaemon(ctx); err != nil {
 		return nil, err
 	}
+	p.served.apply(m)
 	return m, nil
 }
 
@@ -147,7 +149,11 @@ func Serve(ctx context.Context, source, target string, o Options, ready func(*Mo
 	defer r.close()
 	r.requests = o.Requests
 	m.PID = os.Getpid()
-	return r.serve(ctx, o.Logger, func() error { ready(m); return nil })
+	return r.serve(ctx, o.Logger, func(s served) error {
+		s.apply(m)
+		ready(m)
+		return nil
+	})
 }
 
 func (p *plan) native() error {

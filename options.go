@@ -101,10 +101,14 @@ type Requests = fusefs.Requests
 
 // Mounted is what a mount has become.
 type Mounted struct {
-	Backend  Backend  `json:"backend"`
-	Reason   string   `json:"reason"`           // why this backend
-	Access   Access   `json:"access,omitempty"` // of the FUSE server
-	Cache    string   `json:"cache,omitempty"`  // of a FUSE mount
+	Backend Backend `json:"backend"`
+	Reason  string  `json:"reason"`           // why this backend
+	Access  Access  `json:"access,omitempty"` // of the FUSE server
+	Cache   string  `json:"cache,omitempty"`  // what a FUSE mount really has
+
+	// CacheReason is why Cache is not as it was asked for; "" if it is.
+	CacheReason string `json:"cache_reason,omitempty"`
+
 	Source   string   `json:"source"`
 	Target   string   `json:"target"`
 	PID      int      `json:"pid,omitempty"` // of the FUSE server; 0 for native

@@ -185,9 +185,36 @@ func (r *request) attrs() (uint64, error) {
 	return attrs&^clear | r.Mount.Set, nil
 }
 
+// served is what only the server of a mount knows of it.
+type served struct {
+	Cache       string   `json:"cache"` // what the kernel really keeps
+	CacheReason string   `json:"cache_reason,omitempty"`
+	Warnings    []string `json:"warnings,omitempty"`
+}
+
+func servedBy(fs *fusefs.FS) served {
+	cache, cause := fs.Caching()
+	s := served{Cache: cache.String()}
+	if cause == nil {
+		return s
+	}
+	s.CacheReason = cause.Error()
+	var errno unix.Errno
+	if errors.As(cause, &errno) { // not the source's or the kernel's nature, but a limit or a filter
+		s.Warnings = []string{fmt.Sprintf("nothing is cached, as changes in the source can't be watched: %v", cause)}
+	}
+	return s
+}
+
+// apply adds it to what the mounting process knows.
+func (s served) apply(m *Mounted) {
+	m.Cache, m.CacheReason = s.Cache, s.CacheReason
+	m.Warnings = append(m.Warnings, s.Warnings...)
+}
+
 // serve mounts and serves the request until the mount is gone. If ctx ends
 // before, it unmounts. ready is called when the mount is in place.
-func (r *request) serve(ctx context.Context, logger *slog.Logger, ready func() error) error {
+func (r *request) serve(ctx context.Context, logger *slog.Logger, ready func(served) error) error {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
@@ -228,7 +255,7 @@ func (r *request) serve(ctx context.Context, logger *slog.Logger, ready func() e
 	}
 	state := writeState(device)
 	defer state.remove()
-	if err := ready(); err != nil {
+	if err := ready(servedBy(fs)); err != nil {
 		r.unmount(device, logger)
 		fs.Wait()
 		return err

@@ -16,6 +16,10 @@ type Options struct {
 	Map       *idmap.Map // the map to be used; nil probes with a throwaway one
 	Recursive bool       // the submounts too
 	Access    Access     // "" is AutoAccess
+
+	// SkipCache leaves CoherentCache unknown. To find it out can take a tenth of a
+	// second, and a mount says itself what it caches.
+	SkipCache bool
 }
 
 // throwawayMap is as good as any for finding out whether a file system takes
@@ -48,6 +52,13 @@ func Probe(ctx context.Context, path string, o Options) (*Report, error) {
 		func() { r.probeFuse(ctx, src, ns) },
 		func() { r.probeIOUring() },
 		func() { r.probeFileHandles(src) },
+		func() {
+			if o.SkipCache {
+				r.CoherentCache = unknown(nil, "not tried")
+				return
+			}
+			r.probeCache(src)
+		},
 		func() { r.probeCapabilities() },
 		func() { r.probeRootAccess(src, o.Access) },
 	} {

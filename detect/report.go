@@ -31,6 +31,10 @@ type Report struct {
 	FileHandles  Finding `json:"file_handles"`
 	Capabilities Finding `json:"capabilities"` // of this process, that a FUSE server needs
 
+	// CoherentCache says whether a FUSE mount can cache the source coherently; if
+	// not, by default it keeps nothing, and every look-up asks the server.
+	CoherentCache Finding `json:"coherent_cache"`
+
 	// RootAccess says whether the source lets root do all that root may do
 	// elsewhere, and Access how a FUSE server is to reach it, therefore or
 	// because it was asked for.
@@ -122,6 +126,7 @@ func (r *Report) WriteText(w io.Writer) error {
 	row("passthrough", r.Passthrough)
 	row("io_uring", r.IOUring)
 	row("file handles", r.FileHandles)
+	row("coherent cache", r.CoherentCache)
 	row("capabilities", r.Capabilities)
 	row("root access", r.RootAccess)
 	if p := r.Protocol; p != nil {

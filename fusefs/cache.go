@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -106,9 +107,42 @@ func (c *Cache) UnmarshalText(text []byte) error {
 // getcwd(2) then is ENOENT. Older kernels keep nothing.
 const capExpireOnly = 1 << 35
 
+// Caching returns how the kernel caches the source, and why if that is not as
+// Options.Cache says. It is for after Start.
+func (f *FS) Caching() (Cache, error) {
+	if f.cache.Mode != CacheCoherent || f.lifetime(f.mounts.root) > 0 {
+		return f.cache, nil
+	}
+	kept := Cache{Mode: CacheNone}
+	switch {
+	case f.remoteData:
+		return kept, ErrShared
+	case f.mounts.root == nil:
+		return kept, ErrNoHandles
+	case f.mounts.root.blind != nil:
+		return kept, f.mounts.root.blind
+	}
+	return kept, ErrNoExpiry
+}
+
+// Why a source is not cached coherently, if it is for no system call that failed.
+var (
+	ErrNoHandles = errors.New("the source has no file handles, by which changes are told from one another")
+	ErrShared    = errors.New("others than this kernel may change the source")
+	ErrNoExpiry  = errors.New("the kernel's FUSE has no HAS_EXPIRE_ONLY (Linux 6.2)")
+)
+
 // validity returns how long the kernel may keep what it is told of files on a
-// mount of the source.
+// mount of the source at this moment.
 func (f *FS) validity(m *mount) time.Duration {
+	if f.watch.isBehind() {
+		return 0
+	}
+	return f.lifetime(m)
+}
+
+// lifetime is validity while no changes are lost.
+func (f *FS) lifetime(m *mount) time.Duration {
 	switch f.cache.Mode {
 	case CacheTTL:
 		return f.cache.TTL

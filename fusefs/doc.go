@@ -43,7 +43,8 @@
 // An answer carries how long the kernel may keep it. With CacheCoherent that is
 // long, and a watch on the source's file system takes it back when somebody
 // else changes something there: names by INVAL_ENTRY, attributes and data by
-// INVAL_INODE. Changes that the server makes itself are not taken back, since the
+// INVAL_INODE. The events of all file systems that a process serves come from one
+// fanotify group (watchGroup). Changes that the server makes itself are not taken back, since the
 // kernel that asked for them knows; unless it knows some files as two, of a file system
 // that is mounted more than once below the source. An answer that was read while its file
 // changed may not be kept, which the watch tells by counters. Directories are
@@ -75,12 +76,10 @@
 // checked against the identity; a file that was meanwhile renamed below the
 // mount then is ESTALE, which makes the kernel look it up again.
 //
-// Operations borrow descriptors. One is pinned after that only if its file can't be
-// found again (see pins), and how many can be pinned is bounded.
-//
 // # Locks
 //
-// In this order, never the other way: node.open, backings.mu, fileLocks.sys,
-// lockBooks.mu, shard.mu, table.mu, fdCache.mu. No system call that can block on
-// the source is made under the last four.
+// In this order, never the other way: watchGroup.dispatching, node.open, backings.mu,
+// fileLocks.sys, lockBooks.mu, shard.mu, table.mu, fdCache.mu, noticeQueue.mu. Apart from
+// these: mounts.mu, watch.groupMu, watchGroups.mu or watchGroup.mu. No system call that
+// can block on the source is made under shard.mu and what follows it.
 package fusefs

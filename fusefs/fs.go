@@ -52,7 +52,7 @@ type FS struct {
 
 	own       owners
 	cache     Cache
-	watch     *watch // nil unless CacheCoherent, and the kernel can
+	watch     *watch // nil unless CacheCoherent
 	log       *slog.Logger
 	source    *os.File
 	root      *node
@@ -129,7 +129,7 @@ func New(source *os.File, o Options) (*FS, error) {
 		f.log = slog.New(slog.DiscardHandler)
 	}
 	f.streams.open = make(map[uint64]*stream)
-	f.fds.setBudget(descriptorBudget())
+	f.fds.budget = descriptorBudget()
 	f.passOff.Store(o.NoPassthrough || o.AsCallers || o.Cache.Mode == CacheExclusive)
 
 	var st unix.Stat_t
@@ -162,9 +162,7 @@ func New(source *os.File, o Options) (*FS, error) {
 		}
 	}
 	if f.cache.Mode == CacheCoherent {
-		if f.watch, err = newWatch(f); err != nil {
-			f.log.Info("nothing is cached", "source", source.Name(), "cause", err)
-		}
+		f.watch = newWatch(f)
 	}
 	err = f.asOwner(&st, func() (err error) {
 		f.mounts, err = newMounts(source, f.watch, f.log)
@@ -259,7 +257,7 @@ func (f *FS) start(dev *os.File) error {
 		conn.Close()
 		return fmt.Errorf("fuse: idmap the mount for %s: the kernel's FUSE has no ALLOW_IDMAP (Linux 6.12)", f.source.Name())
 	}
-	f.keepDirs = f.kernel.Flags&capNoOpendirSupport != 0 && f.validity(f.mountOf(f.root)) > 0 && f.cache.Mode != CacheTTL
+	f.keepDirs = f.kernel.Flags&capNoOpendirSupport != 0 && f.lifetime(f.mountOf(f.root)) > 0 && f.cache.Mode != CacheTTL
 	opts := f.mountOptions()
 	rings, err := f.prepareRings(conn, opts.MaxWrite)
 	if err != nil {
@@ -269,6 +267,7 @@ func (f *FS) start(dev *os.File) error {
 	if rings {
 		opts.ExtraCapabilities |= fuse.CAP_OVER_IO_URING
 	}
+	f.watch.enable()
 	front := f.front()
 	protocol := fuse.NewProtocolServer(front, opts)
 	err = conn.Serve(func(in, out [][]byte) (int, bool) {
@@ -282,6 +281,9 @@ func (f *FS) start(dev *os.File) error {
 		return fmt.Errorf("fuse: serve %s: %w", f.source.Name(), err)
 	}
 	f.watch.start()
+	if kept, cause := f.Caching(); cause != nil {
+		f.log.Warn("the cache is not as asked for", "source", f.source.Name(), "asked", f.cache, "cache", kept, "cause", cause)
+	}
 	return nil
 }
 

@@ -120,8 +120,8 @@ func (m *mounts) add(id int32, dir *os.File) *mount {
 	found := &mount{index: uint32(len(all)), dir: dir, fd: int(dir.Fd())}
 	all = append(all, found)
 	m.all.Store(&all)
-	if err := m.watch.add(found); err != nil {
-		m.log.Info("nothing is cached", "mount", dir.Name(), "cause", err)
+	if found.blind = m.watch.add(found); found.blind != nil && found.index > 0 { // the source's own is reported by Start
+		m.log.Info("nothing is cached", "mount", dir.Name(), "cause", found.blind)
 	}
 	m.byID[id] = found
 	return found

@@ -1,7 +1,6 @@
 package fusefs
 
 import (
-	"container/list"
 	"encoding/binary"
 	"os"
 	"strings"
@@ -32,18 +31,16 @@ const manyRefs = 1<<32 - 1
 
 // held is the part of fdCache in a node. Most have none.
 type held struct {
-	fd        int // descriptor, -1 if none
-	grade     grade
-	users     int
-	recent    bool
-	unwanted  bool          // closed as soon as nobody uses it
-	forgotten bool          // by the kernel
-	pin       *list.Element // of fdCache.pins; nil if not pinned
-	pinner    uint32        // uid of who it is pinned for
-	slot      int           // index in the cache's ring
-	parent    *node         // where to find it again if there is no handle
-	name      string        // there
-	told      told
+	fd     int // descriptor, -1 if none
+	grade  grade
+	users  int
+	recent bool
+	pinned bool // never closed to save descriptors
+	dead   bool
+	slot   int    // index in the cache's ring
+	parent *node  // where to find it again if there is no handle
+	name   string // there
+	told   told
 }
 
 // holds returns the part of fdCache, and makes it if there is none.
@@ -130,8 +127,13 @@ type mount struct {
 	index   uint32
 	dir     *os.File // on it, not O_PATH
 	fd      int      // of dir
-	watched bool     // what others change there is reported
-	fsid    uint64   // then: of its file system
+	watched bool     // what others change there is reported; then the following are set
+	fsid    uint64   // of its file system
+	watch   *watch   // whom it is reported to
+	group   *watchGroup
+	blind   error // if it is not watched: why
+
+	ignoresWrites bool // see watchGroup.setIgnoredWrites; guarded by its mu
 }
 
 // keyBuf has room for every key.
@@ -175,13 +177,11 @@ const (
 // fdCache keeps descriptors of nodes up to a budget, the least recently
 // used closed first (by the clock algorithm). Nodes in use are never closed,
 // so the budget can be exceeded by as many as there are requests at a time.
-// Pinned nodes are not closed either; there are never more than half of the budget.
 type fdCache struct {
 	mu     sync.Mutex
 	ring   []*node
 	hand   int
 	budget int
-	pins   pins
 	grown  bool // there is room for half of the budget
 }
 
@@ -212,11 +212,6 @@ func (u *use) done() {
 func (c *fdCache) acquire(n *node, least grade) (int, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.hold(n, least)
-}
-
-// hold is acquire with mu held.
-func (c *fdCache) hold(n *node, least grade) (int, bool) {
 	h := n.held
 	if h == nil || h.fd < 0 || h.grade < least {
 		return -1, false
@@ -246,7 +241,7 @@ func (c *fdCache) adopt(n *node, fd int, g grade) int {
 		h.fd, h.grade = fd, g
 		h.slot = len(c.ring)
 		c.ring = append(c.ring, n)
-		h.unwanted = h.forgotten
+		h.dead = false
 		if len(c.ring) > fewDescriptors && !c.grown {
 			c.grown = true
 			go sys.GrowDescriptors(c.ring[0].held.fd, c.budget/2) // the root's, which stays
@@ -255,30 +250,23 @@ func (c *fdCache) adopt(n *node, fd int, g grade) int {
 	h.users++
 	h.recent = true
 	fd = h.fd
-	closing = c.evict(c.budget, closing)
-	c.mu.Unlock()
-	for _, fd := range closing {
-		unix.Close(fd)
-	}
-	return fd
-}
-
-// evict takes nodes out of the ring until there are at most as many as left, if they
-// may go, and appends their descriptors to closing. mu is held.
-func (c *fdCache) evict(left int, closing []int) []int {
-	for turns := 2 * len(c.ring); len(c.ring) > left && turns > 0; turns-- {
+	for turns := 2 * len(c.ring); len(c.ring) > c.budget && turns > 0; turns-- {
 		if c.hand >= len(c.ring) {
 			c.hand = 0
 		}
-		h := c.ring[c.hand].held
-		if h.users > 0 || h.pin != nil || h.recent {
-			h.recent = false
+		victim := c.ring[c.hand].held
+		if victim.users > 0 || victim.pinned || victim.recent {
+			victim.recent = false
 			c.hand++
 			continue
 		}
 		closing = append(closing, c.remove(c.ring[c.hand]))
 	}
-	return closing
+	c.mu.Unlock()
+	for _, fd := range closing {
+		unix.Close(fd)
+	}
+	return fd
 }
 
 // remove takes a node out of the ring and returns the descriptor to close.
@@ -307,7 +295,7 @@ func (c *fdCache) release(n *node) {
 	c.mu.Lock()
 	h := n.held
 	h.users--
-	if h.unwanted && h.pin == nil {
+	if h.dead && !h.pinned {
 		fd = c.spare(n)
 	}
 	c.mu.Unlock()
@@ -320,8 +308,7 @@ func (c *fdCache) release(n *node) {
 func (c *fdCache) drop(n *node) {
 	c.mu.Lock()
 	if h := n.held; h != nil {
-		h.unwanted, h.forgotten = true, true
-		c.unpin(h)
+		h.dead, h.pinned = true, false
 		h.parent = nil
 	}
 	fd := c.spare(n)
@@ -336,7 +323,7 @@ func (c *fdCache) leave(n *node) {
 	c.mu.Lock()
 	fd := c.spare(n)
 	if fd >= 0 {
-		c.unpin(n.held)
+		n.held.pinned = false
 	}
 	c.mu.Unlock()
 	if fd >= 0 {
@@ -361,9 +348,9 @@ func (c *fdCache) ease(n *node) {
 	fd := -1
 	c.mu.Lock()
 	switch h := n.held; {
-	case h == nil || h.pin != nil:
+	case h == nil || h.pinned:
 	case h.users > 0:
-		h.unwanted = true
+		h.dead = true
 	default:
 		fd = c.spare(n)
 		n.held = nil
@@ -374,8 +361,7 @@ func (c *fdCache) ease(n *node) {
 	}
 }
 
-// place notes where a node without a handle is found. If it was pinned, as it could
-// not be found again, it need not be any more.
+// place notes where a node without a handle is found.
 func (c *fdCache) place(n, parent *node, name string) {
 	if n.mountIndex() != noMount {
 		return
@@ -383,10 +369,24 @@ func (c *fdCache) place(n, parent *node, name string) {
 	c.mu.Lock()
 	h := n.holds()
 	h.parent, h.name = parent, strings.Clone(name) // it may lie in a buffer
-	if parent != nil {
-		c.unpin(h)
-	}
 	c.mu.Unlock()
+}
+
+func (c *fdCache) pin(n *node) {
+	c.mu.Lock()
+	n.holds().pinned = true
+	c.mu.Unlock()
+}
+
+// pinHeld is pin of a node that has a descriptor; false if it has none.
+func (c *fdCache) pinHeld(n *node) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n.held == nil || n.held.fd < 0 {
+		return false
+	}
+	n.held.pinned = true
+	return true
 }
 
 func (c *fdCache) placeOf(n *node) (*node, string) {
@@ -413,7 +413,26 @@ func (f *FS) path(n *node) use {
 		}
 		return use{fd: f.fds.adopt(n, fd, pathOnly), n: n, shared: &f.fds}
 	}
-	return f.walk(n)
+	parent, name := f.fds.placeOf(n)
+	if parent == nil {
+		return use{fd: -1, errno: unix.ESTALE}
+	}
+	dir := f.path(parent)
+	if dir.errno != 0 {
+		return dir
+	}
+	defer dir.done()
+	fd, errno := openPath(dir.fd, name)
+	if errno != 0 {
+		return use{fd: -1, errno: unix.ESTALE}
+	}
+	var st unix.Stat_t
+	var key keyBuf
+	if errno := sys.Stat(fd, &st); errno != 0 || string(key.ofInode(&st)) != n.key {
+		unix.Close(fd)
+		return use{fd: -1, errno: unix.ESTALE}
+	}
+	return use{fd: f.fds.adopt(n, fd, pathOnly), n: n, shared: &f.fds}
 }
 
 // file returns a descriptor of n: that of the open file fh if the kernel named

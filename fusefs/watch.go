@@ -1,9 +1,7 @@
 package fusefs
 
 import (
-	"errors"
 	"hash/maphash"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,7 +27,10 @@ const (
 	watchTries = 8
 
 	senders = 4
-	backlog = 256
+
+	// maxNotices is how many notices wait at most; as many as events in fanotify's
+	// own queue, where no one has changed that.
+	maxNotices = 16384
 )
 
 // watch has the kernel forget what others change at the source.
@@ -39,19 +40,30 @@ const (
 // before the kernel is told, and an answer whose bucket was counted up while it
 // was read may not be kept.
 //
+// Changes get lost when there are more of them than fanotify's queue, or that of
+// notices, has room for. Then the watch is behind, until all that the kernel may have
+// kept has been invalidated and no more changes have been lost for a while (recover).
+// Meanwhile nothing may be kept: so further losses cost nothing, and whatever the
+// source does, the nodes are walked once in a bounded time.
+//
 // All methods are right on a nil watch, which sees nothing.
 type watch struct {
 	fs      *FS
-	changes *sys.Changes
-	self    int32
+	group   *watchGroup // nil until a mount is watched; guarded by groupMu
+	groupMu sync.Mutex
 	seed    maphash.Seed
 	buckets [1 << 12]atomic.Uint32
-	notices chan notice
+	notices noticeQueue
+	enabled atomic.Bool // the kernel may know something
 	stop    chan struct{}
 	running sync.WaitGroup
 
-	mu     sync.RWMutex
-	mounts map[uint64][]*mount // by file system
+	behind atomic.Bool // changes were lost; written with lossMu held
+	lossMu sync.Mutex
+	losses int           // since the watch began
+	lately time.Time     // the last one
+	fell   chan struct{} // has a token when behind was set
+	walked atomic.Int64  // nodes that were invalidated because changes were lost
 }
 
 // notice is what the kernel has to forget: a name in a directory, or the
@@ -67,20 +79,10 @@ type notice struct {
 type reading struct{ bucket, count uint32 }
 
 // newWatch watches nothing yet.
-func newWatch(f *FS) (*watch, error) {
-	changes, err := sys.NewChanges()
-	if err != nil {
-		return nil, err
-	}
-	return &watch{
-		fs:      f,
-		changes: changes,
-		self:    int32(os.Getpid()),
-		seed:    maphash.MakeSeed(),
-		notices: make(chan notice, backlog),
-		stop:    make(chan struct{}),
-		mounts:  make(map[uint64][]*mount),
-	}, nil
+func newWatch(f *FS) *watch {
+	w := &watch{fs: f, seed: maphash.MakeSeed(), stop: make(chan struct{}), fell: make(chan struct{}, 1)}
+	w.notices.ready.L = &w.notices.mu
+	return w
 }
 
 // add begins to watch the file system of a mount.
@@ -92,55 +94,25 @@ func (w *watch) add(m *mount) error {
 	if err := unix.Fstatfs(m.fd, &st); err != nil {
 		return &sys.Error{Op: "statfs", Path: m.dir.Name(), Err: err}
 	}
-	if !seesAllChanges(uint32(st.Type)) {
-		return &sys.Error{Op: "fanotify_mark", Path: m.dir.Name(), Detail: "a file system that others may change", Err: unix.EOPNOTSUPP}
+	if !sys.SeesAllChanges(&st) {
+		return ErrShared
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if err := w.changes.Add(m.dir); err != nil {
+	w.groupMu.Lock()
+	defer w.groupMu.Unlock()
+	if w.group == nil {
+		group, err := acquireWatchGroup()
+		if err != nil {
+			return err
+		}
+		w.group = group
+	}
+	m.watch, m.fsid = w, sys.FSID(&st)
+	if err := w.group.add(m); err != nil {
+		m.watch = nil
 		return err
 	}
-	m.watched, m.fsid = true, sys.FSID(&st)
-	others := w.mounts[m.fsid]
-	w.mounts[m.fsid] = append(others, m)
-	if !w.fs.ownMount {
-		return nil
-	}
-	// What is written there is written by passthrough, which the kernel knows of:
-	// without this each such write costs an event.
-	var err error
-	switch len(others) {
-	case 0:
-		err = w.changes.IgnoreWrites(m.dir)
-	case 1:
-		err = w.changes.HeedWrites(others[0].dir)
-	}
-	if err != nil {
-		w.fs.log.Debug("which writes are reported stays as it was", "mount", m.dir.Name(), "cause", err)
-	}
+	m.watched, m.group = true, w.group
 	return nil
-}
-
-// mountsOf returns the mounts of a file system. If there is more than one, the kernel
-// knows some files as two, and what it asks to be done to one is news for the other.
-func (w *watch) mountsOf(fsid uint64) []*mount {
-	w.mu.RLock()
-	defer w.mu.RUnlock()
-	return w.mounts[fsid]
-}
-
-// seesAllChanges reports whether every change to a file system of this type
-// goes through this kernel and is reported: not so on a network's, where others
-// make changes, nor on one that a process serves as it likes.
-func seesAllChanges(magic uint32) bool {
-	const bcachefs, jfs, zfs = 0xca451a4e, 0x3153464a, 0x2fc12fc1 // not in linux/magic.h
-	switch magic {
-	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC, unix.TMPFS_MAGIC,
-		unix.OVERLAYFS_SUPER_MAGIC, unix.REISERFS_SUPER_MAGIC, unix.MSDOS_SUPER_MAGIC, unix.EXFAT_SUPER_MAGIC,
-		unix.SQUASHFS_MAGIC, unix.EROFS_SUPER_MAGIC_V1, unix.ISOFS_SUPER_MAGIC, bcachefs, jfs, zfs:
-		return true
-	}
-	return false
 }
 
 func (w *watch) bucket(key string) uint32 {
@@ -175,27 +147,30 @@ func (w *watch) disturb(n *node) {
 	if m == nil || !m.watched {
 		return
 	}
-	for _, other := range w.mountsOf(m.fsid) {
+	for _, other := range m.group.mountsOf(m.fsid) {
 		if other == m {
 			continue
 		}
-		if twin := w.known(other, []byte(n.handle())); twin != nil {
-			w.fs.conn.InvalidateInode(twin.id, -1, 0)
+		if twin := other.watch.known(other, []byte(n.handle())); twin != nil {
+			other.watch.fs.conn.InvalidateInode(twin.id, -1, 0)
 		}
 	}
 }
 
 // forget has the kernel forget the attributes of a node soon, and what it has
-// cached of its content if data is set. A request must not wait for a
-// notification, so this does not block: with a full backlog the kernel keeps
-// them until they expire.
+// cached of its content if data is set. It is for what the kernel may not keep at all:
+// with a full queue it keeps that until it expires.
 func (w *watch) forget(id uint64, data bool) {
 	if w == nil {
 		return
 	}
-	select {
-	case w.notices <- notice{id: id, data: data}:
-	default:
+	w.notices.put(notice{id: id, data: data})
+}
+
+// enable begins to collect notices. It comes before the kernel asks for anything.
+func (w *watch) enable() {
+	if w != nil {
+		w.enabled.Store(true)
 	}
 }
 
@@ -205,7 +180,7 @@ func (w *watch) start() {
 		return
 	}
 	w.running.Add(1 + senders)
-	go w.read()
+	go w.recover()
 	for range senders {
 		go w.send()
 	}
@@ -215,65 +190,37 @@ func (w *watch) close() {
 	if w == nil {
 		return
 	}
+	w.groupMu.Lock()
+	group := w.group
+	w.groupMu.Unlock()
+	if group != nil {
+		group.remove(w)
+		group.release()
+	}
 	close(w.stop)
-	w.changes.Close()
+	w.notices.close()
 	w.running.Wait()
 }
 
-func (w *watch) read() {
-	defer w.running.Done()
-	for {
-		pause := ownPause
-		err := w.changes.Read(func(c *sys.Change) {
-			if c.Pid != w.self {
-				pause = watchPause
-			}
-			w.changed(c)
-		})
-		if errors.Is(err, os.ErrClosed) {
-			return
-		}
-		if err != nil {
-			// Whatever it was, it has hidden changes.
-			w.fs.log.Error("watch the source", "source", w.fs.source.Name(), "cause", err)
-			w.lost()
-		}
-		select {
-		case <-time.After(pause):
-		case <-w.stop:
-			return
-		}
-	}
-}
-
-// changed deals with an event. Of what the server has done itself the kernel knows.
-func (w *watch) changed(c *sys.Change) {
-	if c.Mask&unix.FAN_Q_OVERFLOW != 0 {
-		w.fs.log.Info("too many changes at once, all that is cached is forgotten", "source", w.fs.source.Name())
-		w.lost()
-		return
-	}
-	mounts := w.mountsOf(c.FSID)
-	if c.Pid == w.self && len(mounts) < 2 {
-		return
-	}
+// changed deals with an event on the file system of m. It does not wait for anything.
+func (w *watch) changed(m *mount, c *sys.Change) {
 	const names = unix.FAN_CREATE | unix.FAN_DELETE | unix.FAN_MOVED_FROM | unix.FAN_MOVED_TO
-	for _, m := range mounts {
-		if c.Mask&names != 0 && len(c.Name) > 0 {
-			if n := w.known(m, c.Dir); n != nil {
-				w.tell(notice{id: n.id, name: string(c.Name)})
-			}
+	if c.Mask&names != 0 && len(c.Name) > 0 {
+		if n := w.known(m, c.Dir); n != nil && !w.isBehind() {
+			w.tell(notice{id: n.id, name: string(c.Name)})
 		}
-		if c.Mask&^names != 0 && len(c.File) > 0 {
-			n := w.known(m, c.File)
-			// Nothing is kept of a file that is written through the mount,
-			// and each of those writes is an event.
-			if n == nil || c.Mask&(unix.FAN_ATTRIB|unix.FAN_MOVE_SELF) == 0 && n.written() && n.uses().unkept.Swap(true) {
-				continue
-			}
-			if c.Mask&unix.FAN_ATTRIB != 0 {
-				w.fs.dropBacking(n) // it may have no name any more
-			}
+	}
+	if c.Mask&^names != 0 && len(c.File) > 0 {
+		n := w.known(m, c.File)
+		// Nothing is kept of a file that is written through the mount,
+		// and each of those writes is an event.
+		if n == nil || c.Mask&(unix.FAN_ATTRIB|unix.FAN_MOVE_SELF) == 0 && n.written() && n.uses().unkept.Swap(true) {
+			return
+		}
+		if c.Mask&unix.FAN_ATTRIB != 0 {
+			w.fs.dropBacking(n) // it may have no name any more
+		}
+		if !w.isBehind() {
 			w.tell(notice{id: n.id, data: c.Mask&unix.FAN_MODIFY != 0})
 		}
 	}
@@ -284,25 +231,27 @@ func (w *watch) known(m *mount, handle []byte) *node {
 	var room keyBuf
 	key := room.ofHandle(m, handle)
 	w.buckets[w.bucket(string(key))].Add(1)
+	if !w.enabled.Load() {
+		return nil
+	}
 	return w.fs.nodes.find(key)
 }
 
+// tell queues a notice.
 func (w *watch) tell(n notice) {
-	select {
-	case w.notices <- n:
-	case <-w.stop:
+	if !w.notices.put(n) {
+		w.lost(errBacklog)
 	}
 }
 
 func (w *watch) send() {
 	defer w.running.Done()
 	for {
-		select {
-		case n := <-w.notices:
-			w.notify(n)
-		case <-w.stop:
+		n, ok := w.notices.take()
+		if !ok {
 			return
 		}
+		w.notify(n)
 	}
 }
 
@@ -328,14 +277,4 @@ func (w *watch) notify(n notice) {
 	if n.tries++; n.tries < watchTries && w.fs.nodes.get(n.id) != nil {
 		time.AfterFunc(time.Millisecond<<n.tries, func() { w.tell(n) })
 	}
-}
-
-// lost is for changes that nobody knows of: the kernel forgets everything.
-// Before Linux 6.16 it can't forget names, which then expire.
-func (w *watch) lost() {
-	for i := range w.buckets {
-		w.buckets[i].Add(1)
-	}
-	w.fs.conn.IncreaseEpoch()
-	w.fs.nodes.each(func(n *node) { w.tell(notice{id: n.id, data: true}) })
 }

@@ -158,6 +158,13 @@ func (r *mountRequest) print(m *idmount.Mounted, stdout, stderr io.Writer) error
 		e.SetIndent("", "  ")
 		return e.Encode(m)
 	}
-	_, err := fmt.Fprintf(stdout, "%s: mounted by %s (%s)\n", m.Target, m.Backend, m.Reason)
+	cache := ""
+	if m.Cache != "" {
+		cache = "; cache " + m.Cache
+	}
+	if m.CacheReason != "" {
+		cache += " (" + m.CacheReason + ")"
+	}
+	_, err := fmt.Fprintf(stdout, "%s: mounted by %s (%s)%s\n", m.Target, m.Backend, m.Reason, cache)
 	return err
 }

@@ -45,7 +45,11 @@ func NewChanges() (*Changes, error) {
 		unix.FAN_REPORT_FID | unix.FAN_REPORT_DIR_FID | unix.FAN_REPORT_NAME
 	fd, err := unix.FanotifyInit(flags, unix.O_RDONLY|unix.O_CLOEXEC)
 	if err != nil {
-		return nil, &Error{Op: "fanotify_init", Err: err}
+		e := &Error{Op: "fanotify_init", Err: err}
+		if err == unix.EMFILE {
+			e.Detail = "fs.fanotify.max_user_groups, or the limit of open files"
+		}
+		return nil, e
 	}
 	end, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {
@@ -58,6 +62,25 @@ func NewChanges() (*Changes, error) {
 // Add has the changes of the file system that dir lies on reported.
 func (c *Changes) Add(dir *os.File) error {
 	return c.mark(dir, unix.FAN_MARK_ADD|unix.FAN_MARK_FILESYSTEM, changeMask)
+}
+
+// Remove takes Add back.
+func (c *Changes) Remove(dir *os.File) error {
+	return c.mark(dir, unix.FAN_MARK_REMOVE|unix.FAN_MARK_FILESYSTEM, changeMask)
+}
+
+// SeesAllChanges reports whether every change to a file system of this type
+// goes through this kernel and is reported: not so on a network's, where others
+// make changes, nor on one that a process serves as it likes.
+func SeesAllChanges(st *unix.Statfs_t) bool {
+	const bcachefs, jfs, zfs = 0xca451a4e, 0x3153464a, 0x2fc12fc1 // not in linux/magic.h
+	switch uint32(st.Type) {
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC, unix.TMPFS_MAGIC,
+		unix.OVERLAYFS_SUPER_MAGIC, unix.REISERFS_SUPER_MAGIC, unix.MSDOS_SUPER_MAGIC, unix.EXFAT_SUPER_MAGIC,
+		unix.SQUASHFS_MAGIC, unix.EROFS_SUPER_MAGIC_V1, unix.ISOFS_SUPER_MAGIC, bcachefs, jfs, zfs:
+		return true
+	}
+	return false
 }
 
 // IgnoreWrites leaves out what is written to open files by way of the mount that
@@ -81,7 +104,11 @@ func (c *Changes) mark(dir *os.File, flags uint, mask uint64) error {
 		return os.ErrClosed
 	}
 	if err := unix.FanotifyMark(c.fd, flags, mask, int(dir.Fd()), ""); err != nil {
-		return &Error{Op: "fanotify_mark", Path: dir.Name(), Err: err}
+		e := &Error{Op: "fanotify_mark", Path: dir.Name(), Err: err}
+		if err == unix.ENOSPC {
+			e.Detail = "fs.fanotify.max_user_marks"
+		}
+		return e
 	}
 	return nil
 }
