@@ -156,7 +156,7 @@ func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
-	return f.created(fd, in.Flags, dir, name, out)
+	return f.created(fd, &in.InHeader, in.Flags, dir, name, out)
 }
 
 // Tmpfile implements fuse.RawFileSystem.
@@ -174,7 +174,7 @@ func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) 
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
-	return f.created(fd, in.Flags, nil, "", out)
+	return f.created(fd, &in.InHeader, in.Flags, nil, "", out)
 }
 
 // openNew opens a file that flags make, as its creator.
@@ -188,7 +188,7 @@ func (f *FS) openNew(c creator, dirfd int, name string, flags int) (fd int, errn
 }
 
 // created answers with a new file that fd has open.
-func (f *FS) created(fd int, flags uint32, dir *node, name string, out *fuse.CreateOut) fuse.Status {
+func (f *FS) created(fd int, h *fuse.InHeader, flags uint32, dir *node, name string, out *fuse.CreateOut) fuse.Status {
 	var began reading
 	if dir != nil {
 		began = f.watch.begin(dir.key)
@@ -202,7 +202,12 @@ func (f *FS) created(fd int, flags uint32, dir *node, name string, out *fuse.Cre
 		out.EntryOut.SetEntryTimeout(f.entryValidity(dir, began))
 		f.fds.tell(dir)
 	} else if f.mountOf(n) == nil || f.cache.Mode == CacheExclusive {
-		f.fds.pin(n) // it has no name to find it by, and nothing else keeps it
+		// It has no name to find it by, and nothing else keeps it.
+		if u := f.path(n); u.errno == 0 {
+			u = f.fds.lend(n, u)
+			f.fds.pin(n, f.payer(h, f.fds.crowded))
+			u.done()
+		}
 	}
 	if f.cache.Mode == CacheExclusive {
 		if f.fds.adopt(n, fd, writable) < 0 {

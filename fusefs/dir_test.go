@@ -93,7 +93,7 @@ func TestRemovedDirectoryIsThere(t *testing.T) {
 		}
 		id := lookup(t, f, rootID, "dir")
 		if !held {
-			f.fds.drop(f.nodes.get(id))
+			f.fds.leave(f.nodes.get(id))
 		}
 		if s := f.Rmdir(nil, &fuse.InHeader{NodeId: rootID}, "dir"); !s.Ok() {
 			t.Fatal(s)

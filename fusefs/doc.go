@@ -76,6 +76,9 @@
 // checked against the identity; a file that was meanwhile renamed below the
 // mount then is ESTALE, which makes the kernel look it up again.
 //
+// Operations borrow descriptors. One is pinned after that only if its file can't be
+// found again (see pins), and how many can be pinned is bounded.
+//
 // # Locks
 //
 // In this order, never the other way: watchGroup.dispatching, node.open, backings.mu,

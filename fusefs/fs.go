@@ -129,7 +129,7 @@ func New(source *os.File, o Options) (*FS, error) {
 		f.log = slog.New(slog.DiscardHandler)
 	}
 	f.streams.open = make(map[uint64]*stream)
-	f.fds.budget = descriptorBudget()
+	f.fds.setBudget(descriptorBudget())
 	f.passOff.Store(o.NoPassthrough || o.AsCallers || o.Cache.Mode == CacheExclusive)
 
 	var st unix.Stat_t

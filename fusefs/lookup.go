@@ -232,39 +232,80 @@ func (f *FS) Forget(id, count uint64) {
 	}
 }
 
-// victim makes sure that a file stays reachable when a name of it is about to
-// go. A file without a handle is found by its name, and other links or open
-// files of it may remain. One with a handle is gone with its last name unless
-// it is open, which only the kernel knows of what it opens by itself: by O_PATH,
+// victim is a file that is about to lose a name, and a descriptor of it for that time.
+// It may have to stay reachable: one without a handle was found by this name, and other
+// links or open files of it may remain. One with a handle is gone with its last name
+// unless it is open, which only the kernel knows of what it opens by itself: by O_PATH,
 // FIFOs, sockets, devices, and with CacheExclusive everything.
+type victim struct {
+	n *node // nil if the kernel does not know it
+	use
+}
+
+// victim returns the file of a name that is about to go. The caller calls lostName.
 //
 // An NFS client that is told to remove a file of which somebody has a descriptor
 // gives it another name, .nfs and a number, until that is closed; its directory can't
 // be removed before. So there is none of a file that nobody has open, and of others
 // none for longer (see Release). A FUSE server is told of open files alone, and an
 // O_PATH descriptor is none.
-func (f *FS) victim(dir *node, dirfd int, name string, directory bool) {
+func (f *FS) victim(dir *node, dirfd int, name string, directory bool) victim {
+	none := victim{use: use{fd: -1}}
 	if f.renames && !directory && f.leaveVictim(dirfd, name) {
-		return
+		return none
 	}
-	if f.mountOf(dir) != nil {
-		if !directory || !f.keepsVictim(dirfd, name) {
-			f.keepVictim(dirfd, name)
+	if f.mountOf(dir) == nil {
+		return f.knownVictim(dirfd, name)
+	}
+	if directory { // most that are known have a descriptor
+		if n := f.withHandle(dirfd, name); n == nil {
+			return none
+		} else if fd, ok := f.fds.acquire(n, pathOnly); ok {
+			return victim{n, use{fd: fd, n: n, shared: &f.fds}}
 		}
+	}
+	fd, errno := openPath(dirfd, name)
+	if errno != 0 {
+		return none
+	}
+	n := f.withHandle(fd, "")
+	if n == nil {
+		unix.Close(fd)
+		return none
+	}
+	return victim{n, use{fd: fd}}
+}
+
+// knownVictim is victim for a file without a handle.
+func (f *FS) knownVictim(dirfd int, name string) victim {
+	var st unix.Stat_t
+	if sys.StatAt(dirfd, name, &st) == 0 {
+		var key keyBuf
+		if n := f.nodes.find(key.ofInode(&st)); n != nil {
+			if u := f.path(n); u.errno == 0 {
+				return victim{n, u}
+			}
+		}
+	}
+	return victim{use: use{fd: -1}}
+}
+
+// lostName ends the use of a victim, after the call of h. If it succeeded, and the
+// file could not be found again, its descriptor is pinned.
+func (f *FS) lostName(v *victim, h *fuse.InHeader, dir *node, name string, errno unix.Errno) {
+	defer v.done()
+	if v.n == nil || errno != 0 {
 		return
 	}
 	var st unix.Stat_t
-	if sys.StatAt(dirfd, name, &st) != 0 {
-		return
+	if !v.n.isDir() && sys.Stat(v.fd, &st) == 0 && st.Nlink > 0 {
+		parent, last := f.fds.placeOf(v.n)
+		if v.n.mountIndex() != noMount || parent != dir || last != name {
+			return
+		}
 	}
-	var key keyBuf
-	n := f.nodes.find(key.ofInode(&st))
-	if n == nil {
-		return
-	}
-	f.fds.pin(n)
-	u := f.path(n)
-	u.done()
+	v.use = f.fds.lend(v.n, v.use)
+	f.fds.pin(v.n, f.payer(h, f.fds.crowded))
 }
 
 // leaveVictim closes the descriptor and the passthrough file of a file that nobody has
@@ -301,28 +342,6 @@ func (f *FS) withHandle(dirfd int, name string) *node {
 	}
 	var key keyBuf
 	return f.nodes.find(key.ofHandle(m, buf[:size]))
-}
-
-// keepsVictim pins the descriptor that a directory has already, as most do that
-// are known.
-func (f *FS) keepsVictim(dirfd int, name string) bool {
-	n := f.withHandle(dirfd, name)
-	return n != nil && f.fds.pinHeld(n)
-}
-
-func (f *FS) keepVictim(dirfd int, name string) {
-	fd, errno := openPath(dirfd, name)
-	if errno != 0 {
-		return
-	}
-	n := f.withHandle(fd, "")
-	if n == nil {
-		unix.Close(fd)
-		return
-	}
-	f.fds.pin(n)
-	f.fds.adopt(n, fd, pathOnly)
-	f.fds.release(n)
 }
 
 // moved notes the new place of a file without a handle.

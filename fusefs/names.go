@@ -29,7 +29,7 @@ func (f *FS) remove(h *fuse.InHeader, name string, flags int) fuse.Status {
 		return fuse.Status(u.errno)
 	}
 	defer u.done()
-	f.victim(dir, u.fd, name, flags&unix.AT_REMOVEDIR != 0)
+	v := f.victim(dir, u.fd, name, flags&unix.AT_REMOVEDIR != 0)
 	defer f.rewritten(dir)
 	errno := sys.Unlink(u.fd, name, flags)
 	for pause := time.Millisecond; errno == unix.ENOTEMPTY && pause < 50*time.Millisecond && f.remoteData && onlySilly(u.fd, name); pause *= 2 {
@@ -37,6 +37,7 @@ func (f *FS) remove(h *fuse.InHeader, name string, flags int) fuse.Status {
 		time.Sleep(pause)
 		errno = sys.Unlink(u.fd, name, flags)
 	}
+	f.lostName(&v, h, dir, name, errno)
 	if errno == 0 {
 		f.fds.gone(dir)
 	}
@@ -115,7 +116,16 @@ func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName strin
 			return fuse.Status(unix.EOVERFLOW)
 		}
 	}
-	f.victim(newDir, to.fd, newName, false)
+	exchange := in.Flags&unix.RENAME_EXCHANGE != 0
+	if f.mountOf(oldDir) == nil {
+		// Until its new name is noted, no other request could find it.
+		moving := f.knownVictim(from.fd, oldName)
+		defer moving.done()
+	}
+	v := victim{use: use{fd: -1}}
+	if !exchange || f.mountOf(newDir) == nil {
+		v = f.victim(newDir, to.fd, newName, false)
+	}
 	defer f.rewritten(oldDir)
 	defer f.rewritten(newDir)
 	var errno unix.Errno
@@ -128,11 +138,16 @@ func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName strin
 	} else {
 		errno = rename()
 	}
+	if exchange {
+		v.done()
+	} else {
+		f.lostName(&v, &in.InHeader, newDir, newName, errno)
+	}
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
 	f.moved(newDir, to.fd, newName)
-	if in.Flags&unix.RENAME_EXCHANGE != 0 {
+	if exchange {
 		f.moved(oldDir, from.fd, oldName)
 	}
 	return fuse.OK

@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"container/list"
 	"encoding/binary"
 	"os"
 	"strings"
@@ -31,16 +32,18 @@ const manyRefs = 1<<32 - 1
 
 // held is the part of fdCache in a node. Most have none.
 type held struct {
-	fd     int // descriptor, -1 if none
-	grade  grade
-	users  int
-	recent bool
-	pinned bool // never closed to save descriptors
-	dead   bool
-	slot   int    // index in the cache's ring
-	parent *node  // where to find it again if there is no handle
-	name   string // there
-	told   told
+	fd        int // descriptor, -1 if none
+	grade     grade
+	users     int
+	recent    bool
+	unwanted  bool          // closed as soon as nobody uses it
+	forgotten bool          // by the kernel
+	pin       *list.Element // of fdCache.pins; nil if not pinned
+	pinner    uint32        // uid of who it is pinned for
+	slot      int           // index in the cache's ring
+	parent    *node         // where to find it again if there is no handle
+	name      string        // there
+	told      told
 }
 
 // holds returns the part of fdCache, and makes it if there is none.
@@ -177,11 +180,13 @@ const (
 // fdCache keeps descriptors of nodes up to a budget, the least recently
 // used closed first (by the clock algorithm). Nodes in use are never closed,
 // so the budget can be exceeded by as many as there are requests at a time.
+// Pinned nodes are not closed either; there are never more than half of the budget.
 type fdCache struct {
 	mu     sync.Mutex
 	ring   []*node
 	hand   int
 	budget int
+	pins   pins
 	grown  bool // there is room for half of the budget
 }
 
@@ -212,6 +217,11 @@ func (u *use) done() {
 func (c *fdCache) acquire(n *node, least grade) (int, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.hold(n, least)
+}
+
+// hold is acquire with mu held.
+func (c *fdCache) hold(n *node, least grade) (int, bool) {
 	h := n.held
 	if h == nil || h.fd < 0 || h.grade < least {
 		return -1, false
@@ -241,7 +251,7 @@ func (c *fdCache) adopt(n *node, fd int, g grade) int {
 		h.fd, h.grade = fd, g
 		h.slot = len(c.ring)
 		c.ring = append(c.ring, n)
-		h.dead = false
+		h.unwanted = h.forgotten
 		if len(c.ring) > fewDescriptors && !c.grown {
 			c.grown = true
 			go sys.GrowDescriptors(c.ring[0].held.fd, c.budget/2) // the root's, which stays
@@ -250,23 +260,30 @@ func (c *fdCache) adopt(n *node, fd int, g grade) int {
 	h.users++
 	h.recent = true
 	fd = h.fd
-	for turns := 2 * len(c.ring); len(c.ring) > c.budget && turns > 0; turns-- {
-		if c.hand >= len(c.ring) {
-			c.hand = 0
-		}
-		victim := c.ring[c.hand].held
-		if victim.users > 0 || victim.pinned || victim.recent {
-			victim.recent = false
-			c.hand++
-			continue
-		}
-		closing = append(closing, c.remove(c.ring[c.hand]))
-	}
+	closing = c.evict(c.budget, closing)
 	c.mu.Unlock()
 	for _, fd := range closing {
 		unix.Close(fd)
 	}
 	return fd
+}
+
+// evict takes nodes out of the ring until there are at most as many as left, if they
+// may go, and appends their descriptors to closing. mu is held.
+func (c *fdCache) evict(left int, closing []int) []int {
+	for turns := 2 * len(c.ring); len(c.ring) > left && turns > 0; turns-- {
+		if c.hand >= len(c.ring) {
+			c.hand = 0
+		}
+		h := c.ring[c.hand].held
+		if h.users > 0 || h.pin != nil || h.recent {
+			h.recent = false
+			c.hand++
+			continue
+		}
+		closing = append(closing, c.remove(c.ring[c.hand]))
+	}
+	return closing
 }
 
 // remove takes a node out of the ring and returns the descriptor to close.
@@ -295,7 +312,7 @@ func (c *fdCache) release(n *node) {
 	c.mu.Lock()
 	h := n.held
 	h.users--
-	if h.dead && !h.pinned {
+	if h.unwanted && h.pin == nil {
 		fd = c.spare(n)
 	}
 	c.mu.Unlock()
@@ -308,7 +325,8 @@ func (c *fdCache) release(n *node) {
 func (c *fdCache) drop(n *node) {
 	c.mu.Lock()
 	if h := n.held; h != nil {
-		h.dead, h.pinned = true, false
+		h.unwanted, h.forgotten = true, true
+		c.unpin(h)
 		h.parent = nil
 	}
 	fd := c.spare(n)
@@ -323,7 +341,7 @@ func (c *fdCache) leave(n *node) {
 	c.mu.Lock()
 	fd := c.spare(n)
 	if fd >= 0 {
-		n.held.pinned = false
+		c.unpin(n.held)
 	}
 	c.mu.Unlock()
 	if fd >= 0 {
@@ -348,9 +366,9 @@ func (c *fdCache) ease(n *node) {
 	fd := -1
 	c.mu.Lock()
 	switch h := n.held; {
-	case h == nil || h.pinned:
+	case h == nil || h.pin != nil:
 	case h.users > 0:
-		h.dead = true
+		h.unwanted = true
 	default:
 		fd = c.spare(n)
 		n.held = nil
@@ -361,7 +379,8 @@ func (c *fdCache) ease(n *node) {
 	}
 }
 
-// place notes where a node without a handle is found.
+// place notes where a node without a handle is found. If it was pinned, as it could
+// not be found again, it need not be any more.
 func (c *fdCache) place(n, parent *node, name string) {
 	if n.mountIndex() != noMount {
 		return
@@ -369,24 +388,10 @@ func (c *fdCache) place(n, parent *node, name string) {
 	c.mu.Lock()
 	h := n.holds()
 	h.parent, h.name = parent, strings.Clone(name) // it may lie in a buffer
-	c.mu.Unlock()
-}
-
-func (c *fdCache) pin(n *node) {
-	c.mu.Lock()
-	n.holds().pinned = true
-	c.mu.Unlock()
-}
-
-// pinHeld is pin of a node that has a descriptor; false if it has none.
-func (c *fdCache) pinHeld(n *node) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if n.held == nil || n.held.fd < 0 {
-		return false
+	if parent != nil {
+		c.unpin(h)
 	}
-	n.held.pinned = true
-	return true
+	c.mu.Unlock()
 }
 
 func (c *fdCache) placeOf(n *node) (*node, string) {
@@ -413,26 +418,7 @@ func (f *FS) path(n *node) use {
 		}
 		return use{fd: f.fds.adopt(n, fd, pathOnly), n: n, shared: &f.fds}
 	}
-	parent, name := f.fds.placeOf(n)
-	if parent == nil {
-		return use{fd: -1, errno: unix.ESTALE}
-	}
-	dir := f.path(parent)
-	if dir.errno != 0 {
-		return dir
-	}
-	defer dir.done()
-	fd, errno := openPath(dir.fd, name)
-	if errno != 0 {
-		return use{fd: -1, errno: unix.ESTALE}
-	}
-	var st unix.Stat_t
-	var key keyBuf
-	if errno := sys.Stat(fd, &st); errno != 0 || string(key.ofInode(&st)) != n.key {
-		unix.Close(fd)
-		return use{fd: -1, errno: unix.ESTALE}
-	}
-	return use{fd: f.fds.adopt(n, fd, pathOnly), n: n, shared: &f.fds}
+	return f.walk(n)
 }
 
 // file returns a descriptor of n: that of the open file fh if the kernel named

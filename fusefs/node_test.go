@@ -17,6 +17,11 @@ import (
 func withoutHandles(t *testing.T, budget int) (*FS, string) {
 	t.Helper()
 	dir := t.TempDir()
+	return withoutHandlesIn(t, dir, budget), dir
+}
+
+func withoutHandlesIn(t *testing.T, dir string, budget int) *FS {
+	t.Helper()
 	source, err := os.Open(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -37,8 +42,8 @@ func withoutHandles(t *testing.T, budget int) (*FS, string) {
 	}
 	var key keyBuf
 	f.root.key = string(key.ofInode(&st))
-	f.fds.budget = budget
-	return f, dir
+	f.fds.setBudget(budget)
+	return f
 }
 
 func lookup(t *testing.T, f *FS, dir uint64, name string) uint64 {
