@@ -133,6 +133,7 @@ install: build
 	install -m 0755 bin/idmount $(DESTDIR)$(BINDIR)/idmount
 	install -m 0644 $(MANPAGES) $(DESTDIR)$(MANDIR)/man8/
 	ln -sf $(BINDIR)/idmount $(DESTDIR)$(HELPERDIR)/mount.idmount
+	ln -sf $(BINDIR)/idmount $(DESTDIR)$(HELPERDIR)/mount.fuse.idmount
 
 clean:
 	rm -rf bin

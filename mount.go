@@ -22,6 +22,7 @@ type plan struct {
 	choice         detect.Choice
 	access         Access // of a FUSE server
 	served         served // what that says, once it serves
+	warnings       []string
 }
 
 func (p *plan) mounted() *Mounted {
@@ -31,7 +32,7 @@ func (p *plan) mounted() *Mounted {
 		Access:   p.access,
 		Source:   p.source,
 		Target:   p.target,
-		Warnings: p.opts.Map.Warnings(),
+		Warnings: append(p.opts.Map.Warnings(), p.warnings...),
 	}
 	if p.choice.Backend != Native {
 		m.Cache = p.opts.Cache.String()
@@ -55,7 +56,7 @@ func newPlan(ctx context.Context, source, target string, o Options) (*plan, erro
 	if err != nil {
 		return nil, &UsageError{Op: "mount", Path: source, Err: err}
 	}
-	options, err := mntopt.Parse(o.MountOptions)
+	options, warnings, err := mountOptions(o.MountOptions)
 	if err != nil {
 		return nil, &UsageError{Op: "mount", Path: source, Err: err}
 	}
@@ -68,20 +69,27 @@ func newPlan(ctx context.Context, source, target string, o Options) (*plan, erro
 	} else if !caps.Has(unix.CAP_SYS_ADMIN) {
 		return nil, &sys.Error{Op: "mount", Path: source, Detail: "it takes CAP_SYS_ADMIN", Err: unix.EPERM}
 	}
+	p := &plan{source: src, target: dst, opts: o, mount: options, warnings: warnings}
+	if err := p.checkTarget(want); err != nil {
+		return nil, err
+	}
 	report, err := detect.Probe(ctx, src, detect.Options{Map: &o.Map, Recursive: o.Recursive, Access: access, SkipCache: true})
 	if err != nil {
 		return nil, err
 	}
-	choice, err := detect.Choose(report, want)
+	choice, err := choose(report, want, options)
 	if err != nil {
 		return nil, err
 	}
+	p.choice = choice
 	if choice.Backend == Translate {
 		if err := o.Map.CheckTranslate(); err != nil {
 			return nil, &UsageError{Op: "mount", Path: source, Err: err}
 		}
 	}
-	p := &plan{source: src, target: dst, opts: o, mount: options, choice: choice}
+	if w := swappedWarning(o.Map, src); w != "" {
+		p.warnings = append(p.warnings, w)
+	}
 	if choice.Backend != Native {
 		p.access = report.Access
 		if p.access == CallerAccess && o.Cache.Mode == CacheExclusive {

@@ -34,6 +34,8 @@ type request struct {
 	Callers bool           `json:"callers,omitempty"` // CallerAccess
 	Narrow  uint64         `json:"narrow,omitempty"`  // MOUNT_ATTR_* of the submounts
 
+	Recursive bool `json:"recursive,omitempty"`
+
 	Transport fusefs.Transport `json:"transport"`
 
 	requests *Requests // where to count; not across processes
@@ -59,6 +61,7 @@ func (p *plan) request() (*request, error) {
 		NoPass:  p.opts.NoPassthrough,
 		Callers: p.access == CallerAccess,
 
+		Recursive: p.opts.Recursive,
 		Transport: p.opts.Transport,
 	}
 	var err error
@@ -249,11 +252,14 @@ func (r *request) serve(ctx context.Context, logger *slog.Logger, ready func(ser
 		MaxRead:            1 << 20,
 		Attrs:              attrs,
 	}
+	for _, l := range r.Mount.Labels.All() {
+		o.Labels = append(o.Labels, sys.FuseLabel(l))
+	}
 	device, err := r.attach(fs, o)
 	if err != nil {
 		return err
 	}
-	state := writeState(device)
+	state := writeState(device, r.record())
 	defer state.remove()
 	if err := ready(servedBy(fs)); err != nil {
 		r.unmount(device, logger)

@@ -1,6 +1,7 @@
 package idmount
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,11 +9,14 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/idmap"
 )
 
-// stateDir has a file for each FUSE mount that is served, named after its
-// device, with the id of the process that serves it. Unmount waits for that
-// process, so that the source is free when it returns. Nothing depends on it.
+// stateDir has a file for each FUSE mount that is served, named after its device:
+// the id of the process that serves it, and in the second line a record. Unmount
+// waits for that process, so that the source is free when it returns. Mount
+// compares the record with what it is to mount. Both do without the file.
 const stateDir = "/run/idmount"
 
 // stateFile is a server's entry in stateDir.
@@ -22,12 +26,63 @@ func statePath(major, minor uint32) string {
 	return filepath.Join(stateDir, fmt.Sprintf("%d:%d", major, minor))
 }
 
-func writeState(device uint64) stateFile {
+// record is what a server serves, of which the kernel tells others little.
+type record struct {
+	Source    []byte    `json:"source"` // a path need not be UTF-8
+	Dev       uint64    `json:"dev"`
+	Ino       uint64    `json:"ino"`
+	Map       idmap.Map `json:"map"`
+	Recursive bool      `json:"recursive"`
+	Cache     string    `json:"cache"`
+	Callers   bool      `json:"callers"`
+	ReadOnly  bool      `json:"read_only"` // the server can't write to the source
+	Narrow    uint64    `json:"narrow"`    // see request
+}
+
+func (r *request) record() record {
+	rec := record{
+		Source:    []byte(r.Source),
+		Map:       r.Map,
+		Recursive: r.Recursive,
+		Cache:     r.Cache.String(),
+		Callers:   r.Callers,
+		Narrow:    r.Narrow,
+	}
+	var st unix.Stat_t
+	if unix.Fstat(int(r.source.Fd()), &st) == nil {
+		rec.Dev, rec.Ino = st.Dev, st.Ino
+	}
+	var fs unix.Statfs_t
+	rec.ReadOnly = unix.Fstatfs(int(r.source.Fd()), &fs) != nil || fs.Flags&unix.ST_RDONLY != 0
+	return rec
+}
+
+// readRecord returns nil if there is none.
+func readRecord(major, minor uint32) *record {
+	text, err := os.ReadFile(statePath(major, minor))
+	if err != nil {
+		return nil
+	}
+	_, line, _ := strings.Cut(string(text), "\n")
+	r := new(record)
+	if json.Unmarshal([]byte(line), r) != nil {
+		return nil
+	}
+	return r
+}
+
+func writeState(device uint64, r record) stateFile {
 	path := statePath(unix.Major(device), unix.Minor(device))
 	if os.MkdirAll(stateDir, 0o755) != nil {
 		return ""
 	}
-	if os.WriteFile(path, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644) != nil {
+	line, err := json.Marshal(r)
+	if err != nil {
+		return ""
+	}
+	// Readers see all of it or nothing.
+	text := fmt.Appendf(nil, "%d\n%s\n", os.Getpid(), line)
+	if os.WriteFile(path+".new", text, 0o644) != nil || os.Rename(path+".new", path) != nil {
 		return ""
 	}
 	return stateFile(path)
@@ -46,7 +101,8 @@ func openServer(major, minor uint32) int {
 	if err != nil {
 		return -1
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	first, _, _ := strings.Cut(string(text), "\n")
+	pid, err := strconv.Atoi(strings.TrimSpace(first))
 	if err != nil || pid <= 0 || pid == os.Getpid() {
 		return -1
 	}

@@ -35,7 +35,7 @@ func Unmount(target string, lazy bool) error {
 		return &UsageError{Op: "umount", Path: target, Err: errors.New("not mounted")}
 	}
 	defer root.Close()
-	served := m.FSType == "fuse.idmount"
+	served := m.FSType == fuseType
 	if !served && !mounts.Idmapped(m) {
 		return &UsageError{Op: "umount", Path: target, Err: fmt.Errorf("%w: a mount of type %s", ErrNotOurs, m.FSType)}
 	}

@@ -2,6 +2,7 @@ package detect
 
 import (
 	"context"
+	"errors"
 	"os"
 	"runtime"
 	"slices"
@@ -52,14 +53,15 @@ var fuseProbeMount = sys.FuseMountOptions{
 }
 
 func probeFuseDevice() Finding {
-	const path = "/dev/fuse"
-	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	const path = sys.FuseDevice
+	dev, err := sys.OpenFuseDevice(path)
 	if err == nil {
-		unix.Close(fd)
+		dev.Close()
 		return yes("%s opens", path)
 	}
-	err = &sys.Error{Op: "open", Path: path, Err: err}
 	switch {
+	case errors.Is(err, sys.ErrNotFuseDevice):
+		return no(err, "%s is something else: remove it, and mknod -m 666 %s c 10 229, or give the device to this container", path, path)
 	case isAny(err, unix.ENOENT):
 		return no(err, "there is no %s: load the module (modprobe fuse), or give the device to this container", path)
 	case isAny(err, unix.ENODEV, unix.ENXIO):

@@ -54,11 +54,14 @@ func Parse(entries []string, r Resolver) (Map, error) {
 		if first > second {
 			first, second = second, first
 		}
-		return Map{}, fmt.Errorf("map entry %d %q and entry %d %q overlap on the %s side",
-			first+1, p.words[first], second+1, p.words[second], o.side)
+		return Map{}, fmt.Errorf("map entry %d %q and entry %d %q %w on the %s side",
+			first+1, p.words[first], second+1, p.words[second], ErrOverlap, o.side)
 	}
 	return m, err
 }
+
+// ErrOverlap is the cause when two ranges of a map have an id in common.
+var ErrOverlap = errors.New("overlap")
 
 type parser struct {
 	r          Resolver

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 
 	"github.com/urfave/cli/v2"
@@ -54,6 +55,9 @@ func detectCommand() *cli.Command {
 			report, err := detect.Probe(c.Context, path, o)
 			if err != nil {
 				return err
+			}
+			for _, w := range fstabWarnings("/etc/fstab") {
+				fmt.Fprintf(c.App.ErrWriter, "idmount: warning: %s\n", w)
 			}
 			if c.Bool("json") {
 				e := json.NewEncoder(c.App.Writer)

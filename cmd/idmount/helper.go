@@ -2,33 +2,79 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
+	"path/filepath"
 	"strings"
+
+	"github.com/idmount/idmount"
+	"github.com/idmount/idmount/internal/mntopt"
 )
 
-// mountHelper is mount.idmount, which mount(8) and fstab(5) run for type idmount:
+// A helper is one of the ways in which mount(8) runs this program:
 //
-//	mount.idmount SOURCE TARGET [-sfnv] [-o OPTIONS]
+//	mount.idmount SOURCE TARGET [-sfnv] [-o OPTIONS]       for type idmount
+//	mount.fuse.idmount SOURCE TARGET [-sfnv] [-o OPTIONS]  for type fuse.idmount
+//	idmount SOURCE TARGET [-o OPTIONS]                     for type fuse.idmount, by mount.fuse(8)
 //
-// map=, backend= and recursive are our options; map entries are separated by
-// spaces or "+", because fstab and -o keep spaces and commas for themselves.
-func mountHelper(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	r := mountRequest{backend: "auto", quiet: true}
+// Its exit codes are those of mount(8).
+type helper struct{ caller mntopt.Caller }
+
+// helperOf returns the helper that a command line asks for, and its arguments.
+func helperOf(args []string) (h helper, rest []string, ok bool) {
+	switch filepath.Base(args[0]) {
+	case "mount.idmount", "mount.fuse.idmount":
+		return helper{mntopt.Mount8}, args[1:], true
+	}
+	// No command begins with a slash, and mount(8) makes every source absolute.
+	if len(args) > 1 && strings.HasPrefix(args[1], "/") {
+		return helper{mntopt.Fuse8}, args[1:], true
+	}
+	return helper{}, nil, false
+}
+
+func (h helper) run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	for _, w := range fstabWarnings("/etc/fstab") {
+		fmt.Fprintf(stderr, "idmount: warning: %s\n", w)
+	}
+	r, fake, err := h.parse(args)
+	if err != nil {
+		return err
+	}
+	if fake {
+		return nil
+	}
+	err = r.run(ctx, stdout, stderr)
+	if errors.Is(err, idmount.ErrMounted) {
+		// mount -a comes again and again.
+		if !r.quiet {
+			fmt.Fprintf(stdout, "%s: mounted already\n", r.target)
+		}
+		return nil
+	}
+	return err
+}
+
+// parse reads the arguments. With fake (mount -f) nothing is to be mounted.
+func (h helper) parse(args []string) (r *mountRequest, fake bool, err error) {
+	r = &mountRequest{quiet: true}
 	var paths, options []string
-	fake := false
+	sloppy := false
 	for i := 0; i < len(args); i++ {
 		switch a := args[i]; {
-		case a == "-o":
+		case a == "--":
+			paths = append(paths, args[i+1:]...)
+			i = len(args)
+		case a == "-o" || a == "-t" || a == "-N":
 			if i++; i == len(args) {
-				return usagef("-o takes options")
+				return nil, false, usagef("%s takes a value", a)
 			}
-			options = append(options, strings.Split(args[i], ",")...)
-		case a == "-t" || a == "-N":
-			if i++; i == len(args) {
-				return usagef("%s takes a value", a)
-			}
-			if a == "-N" {
-				return usagef("-N (another mount namespace) is not supported")
+			switch a {
+			case "-o":
+				options = append(options, args[i])
+			case "-N":
+				return nil, false, usagef("-N (another mount namespace) is not supported: nsenter(1) gets there")
 			}
 		case len(a) > 1 && a[0] == '-':
 			for _, flag := range a[1:] {
@@ -37,9 +83,11 @@ func mountHelper(ctx context.Context, args []string, stdout, stderr io.Writer) e
 					fake = true
 				case 'v':
 					r.quiet = false
-				case 's', 'n':
+				case 's':
+					sloppy = true
+				case 'n':
 				default:
-					return usagef("unknown option -%c", flag)
+					return nil, false, usagef("unknown option -%c", flag)
 				}
 			}
 		default:
@@ -47,37 +95,11 @@ func mountHelper(ctx context.Context, args []string, stdout, stderr io.Writer) e
 		}
 	}
 	if len(paths) != 2 {
-		return usagef("want SOURCE TARGET [-sfnv] [-o OPTIONS]")
+		return nil, false, usagef("want SOURCE TARGET [-sfnv] [-o OPTIONS]")
 	}
 	r.source, r.target = paths[0], paths[1]
-	var rest []string
-	for _, o := range options {
-		name, value, _ := strings.Cut(o, "=")
-		switch {
-		case name == "map":
-			r.maps = append(r.maps, strings.ReplaceAll(value, "+", " "))
-		case name == "backend":
-			r.backend = value
-		case o == "recursive", o == "rbind":
-			r.recursive = true
-		case forMountItself(name):
-		default:
-			rest = append(rest, o)
-		}
+	if r.list, err = mntopt.ParseHelper(strings.Join(options, ","), h.caller, sloppy); err != nil {
+		return nil, false, &usageError{err}
 	}
-	r.options = strings.Join(rest, ",")
-	if fake {
-		return nil
-	}
-	return r.run(ctx, stdout, stderr)
-}
-
-// forMountItself reports whether an option is one that mount(8) or systemd
-// reads and passes on all the same.
-func forMountItself(name string) bool {
-	switch name {
-	case "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev", "bind":
-		return true
-	}
-	return strings.HasPrefix(name, "x-") || strings.HasPrefix(name, "X-") || strings.HasPrefix(name, "comment")
+	return r, fake, nil
 }

@@ -9,7 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -30,10 +30,11 @@ func main() {
 // run is the whole program: the result goes to stdout, all else to stderr.
 func run(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	var err error
-	if filepath.Base(args[0]) == "mount.idmount" {
-		err = mountHelper(ctx, args[1:], stdout, stderr)
+	code := exitCode
+	if h, rest, ok := helperOf(args); ok {
+		err, code = h.run(ctx, rest, stdout, stderr), helperExitCode
 	} else {
-		err = app(stdout, stderr).RunContext(ctx, args)
+		err = app(stdout, stderr).RunContext(ctx, markDashes(args))
 	}
 	if err == nil {
 		return exitOK
@@ -42,7 +43,7 @@ func run(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writ
 	if hint := hintFor(err); hint != "" {
 		fmt.Fprintf(stderr, "hint: %s\n", hint)
 	}
-	return exitCode(err)
+	return code(err)
 }
 
 func app(stdout, stderr io.Writer) *cli.App {
@@ -81,19 +82,40 @@ func (e *usageError) Unwrap() error { return e.err }
 
 func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
 
+// markDashes writes the first "--" of a command twice. The library drops one, and
+// arguments sees by the other that what follows are no options.
+func markDashes(args []string) []string {
+	for i := 2; i < len(args); i++ {
+		if args[i] == "--" {
+			return slices.Insert(slices.Clone(args), i, "--")
+		}
+	}
+	return args
+}
+
 // arguments returns the positional arguments that names ask for, the last of
 // which may be optional ("[PATH]"). The library takes every flag after the
 // first argument for an argument.
 func arguments(c *cli.Context, names ...string) ([]string, error) {
-	args := c.Args().Slice()
-	required := len(names)
-	if required > 0 && strings.HasPrefix(names[required-1], "[") {
-		required--
-	}
-	for _, a := range args {
+	var args []string
+	all := c.Args().Slice()
+	for i, a := range all {
+		if a == "--" {
+			// See markDashes. Behind an argument the library drops none.
+			if i++; i > 1 {
+				i++
+			}
+			args = append(args, all[i:]...)
+			break
+		}
 		if len(a) > 1 && a[0] == '-' {
 			return nil, usagef("option %q comes after an argument; options go first", a)
 		}
+		args = append(args, a)
+	}
+	required := len(names)
+	if required > 0 && strings.HasPrefix(names[required-1], "[") {
+		required--
 	}
 	if len(args) > len(names) {
 		return nil, usagef("stray argument %q", args[len(names)])

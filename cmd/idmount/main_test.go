@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,6 +19,9 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 // root, and are alone in this process's mount namespace.
 func TestScripts(t *testing.T) {
 	binary := testenv.Binary(t)
+	if os.Geteuid() == 0 {
+		installHelpers(t, binary)
+	}
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
@@ -42,6 +46,29 @@ func TestScripts(t *testing.T) {
 			"exit": wantExit,
 		},
 	})
+}
+
+// installHelpers puts the program where mount(8) looks for helpers, /sbin, in this
+// process's mount namespace alone.
+func installHelpers(t *testing.T, binary string) {
+	t.Helper()
+	sbin, err := filepath.EvalSymlinks("/sbin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	layers := testenv.Dir(t)
+	testenv.Mount(t, "tmpfs", layers, "mode=0755")
+	for _, name := range []string{"upper", "work"} {
+		if err := os.Mkdir(filepath.Join(layers, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"mount.idmount", "mount.fuse.idmount"} {
+		if err := os.Symlink(binary, filepath.Join(layers, "upper", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	testenv.Mount(t, "overlay", sbin, fmt.Sprintf("lowerdir=%s,upperdir=%[2]s/upper,workdir=%[2]s/work", sbin, layers))
 }
 
 // wantExit is the script command "exit CODE PROGRAM ARGUMENTS…".

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 	"github.com/idmount/idmount"
 	"github.com/idmount/idmount/detect"
 	"github.com/idmount/idmount/idmap"
+	"github.com/idmount/idmount/internal/mntopt"
 )
 
 func mountCommand() *cli.Command {
@@ -33,7 +35,7 @@ func mountCommand() *cli.Command {
 			&cli.StringFlag{Name: "access", Value: "auto", Usage: "`WHO` a FUSE server is for the source: caller, daemon, or auto for caller where root is refused"},
 			&cli.StringFlag{Name: "cache", Value: "coherent", Usage: "what a FUSE mount keeps of SOURCE: `MODE` coherent, ttl=DURATION, none or exclusive"},
 			&cli.StringFlag{Name: "transport", Value: "auto", Usage: "how requests reach a FUSE server: `WAY` dev, uring, or auto for uring where the kernel has it switched on"},
-			&cli.StringFlag{Name: "options", Aliases: []string{"o"}, Usage: "mount `OPTIONS`, such as ro,nosuid,nodev,noexec,noatime,private"},
+			&cli.StringSliceFlag{Name: "options", Aliases: []string{"o"}, Usage: "mount `OPTIONS`, such as ro,nosuid,nodev,noexec,noatime,private; may be given again"},
 			&cli.BoolFlag{Name: "recursive", Aliases: []string{"r"}, Usage: "the submounts of SOURCE too"},
 			&cli.BoolFlag{Name: "foreground", Aliases: []string{"f"}, Usage: "serve a FUSE mount in this process until it is unmounted"},
 			&cli.BoolFlag{Name: "json", Usage: "print the result as JSON"},
@@ -43,13 +45,17 @@ func mountCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
+			list, err := mntopt.ParseList(strings.Join(c.StringSlice("options"), ","))
+			if err != nil {
+				return &usageError{err}
+			}
 			r := mountRequest{
+				list:       list,
 				maps:       c.StringSlice("map"),
 				backend:    c.String("backend"),
 				access:     c.String("access"),
 				cache:      c.String("cache"),
 				transport:  c.String("transport"),
-				options:    c.String("options"),
 				recursive:  c.Bool("recursive"),
 				foreground: c.Bool("foreground"),
 				json:       c.Bool("json"),
@@ -61,59 +67,35 @@ func mountCommand() *cli.Command {
 	}
 }
 
-// mountRequest is a command line of mount, or of mount.idmount.
+// mountRequest is a command line of mount, or of a mount helper.
 type mountRequest struct {
 	maps                        []string
 	backend, access             string
 	cache, transport            string
-	options                     string
+	list                        mntopt.List // the options; they win over the flags
 	recursive, foreground, json bool
 	quiet                       bool
 	source, target              string
 }
 
 func (r *mountRequest) run(ctx context.Context, stdout, stderr io.Writer) error {
-	if len(r.maps) == 0 {
-		return usagef("--map is missing, for example --map b:0:100000:65536")
-	}
-	m, err := idmap.Parse(r.maps, idmount.SystemResolver())
-	if err != nil {
-		return &usageError{err}
-	}
-	backend, err := detect.ParseBackend(r.backend)
-	if err != nil {
-		return &usageError{err}
-	}
-	options, value := takeOption(r.options, "access", r.access)
-	access, err := detect.ParseAccess(value)
-	if err != nil {
-		return &usageError{err}
-	}
-	options, value = takeOption(options, "cache", r.cache)
-	cache, err := idmount.ParseCache(value)
-	if err != nil {
-		return &usageError{err}
-	}
-	options, value = takeOption(options, "transport", r.transport)
-	transport, err := idmount.ParseTransport(value)
-	if err != nil {
-		return &usageError{err}
-	}
-	program, err := os.Executable()
+	o, err := r.options()
 	if err != nil {
 		return err
 	}
-	o := idmount.Options{
-		Map:          m,
-		Backend:      backend,
-		Recursive:    r.recursive,
-		Access:       access,
-		Cache:        cache,
-		Transport:    transport,
-		MountOptions: options,
-		Daemon:       program,
-		Logger:       slog.New(slog.NewTextHandler(stderr, nil)),
+	for _, name := range r.list.NoEffect {
+		fmt.Fprintf(stderr, "idmount: warning: mount option %q has no effect: it is none of this mount's, and the source's file system keeps its own\n", name)
 	}
+	if r.list.Remount {
+		return idmount.Remount(r.target, o)
+	}
+	if o.Map.IsZero() {
+		return usagef("--map is missing, for example --map b:0:100000:65536 (-o map= for mount(8), which keeps X-mount.idmap for itself)")
+	}
+	if o.Daemon, err = os.Executable(); err != nil {
+		return err
+	}
+	o.Logger = slog.New(slog.NewTextHandler(stderr, nil))
 	if r.foreground {
 		var printErr error
 		err := idmount.Serve(ctx, r.source, r.target, o, func(m *idmount.Mounted) { printErr = r.print(m, stdout, stderr) })
@@ -129,21 +111,55 @@ func (r *mountRequest) run(ctx context.Context, stdout, stderr io.Writer) error 
 	return r.print(mounted, stdout, stderr)
 }
 
-// takeOption takes the last name=value out of a list of mount options. Without
-// one, or with an empty value, it is that of the flag.
-func takeOption(list, name, flag string) (rest, value string) {
-	var others []string
-	for _, o := range strings.Split(list, ",") {
-		if n, v, ok := strings.Cut(strings.TrimSpace(o), "="); ok && n == name {
-			value = v
-			continue
+// options are those of the mount. Without a map, that is the zero one.
+func (r *mountRequest) options() (idmount.Options, error) {
+	fail := func(err error) (idmount.Options, error) { return idmount.Options{}, &usageError{err} }
+	o := idmount.Options{
+		Recursive:    r.recursive || len(r.list.Own["recursive"]) > 0,
+		MountOptions: r.list.Mount.String(),
+	}
+	entries := r.maps
+	for _, value := range r.list.Own["map"] {
+		entries = append(entries, strings.ReplaceAll(value, "+", " "))
+	}
+	// util-linux writes each entry to uid_map as it stands, and there the id in the
+	// namespace comes first, which is the disk's: the same order as ours.
+	if idmaps := r.list.Own["X-mount.idmap"]; len(idmaps) > 0 {
+		if len(entries) > 0 {
+			return fail(errors.New("X-mount.idmap= and map= are both given: leave one of them out"))
 		}
-		others = append(others, o)
+		entries = idmaps
 	}
-	if value == "" {
-		value = flag
+	var err error
+	if len(entries) > 0 {
+		if o.Map, err = idmap.Parse(entries, idmount.SystemResolver()); err != nil {
+			return fail(err)
+		}
 	}
-	return strings.Join(others, ","), value
+	if o.Backend, err = detect.ParseBackend(r.value("backend", r.backend, "auto")); err != nil {
+		return fail(err)
+	}
+	if o.Access, err = detect.ParseAccess(r.value("access", r.access, "auto")); err != nil {
+		return fail(err)
+	}
+	if o.Cache, err = idmount.ParseCache(r.value("cache", r.cache, "coherent")); err != nil {
+		return fail(err)
+	}
+	if o.Transport, err = idmount.ParseTransport(r.value("transport", r.transport, "auto")); err != nil {
+		return fail(err)
+	}
+	return o, nil
+}
+
+// value is the last one of an own option, else the flag's, else the usual one.
+func (r *mountRequest) value(name, flag, usual string) string {
+	if values := r.list.Own[name]; len(values) > 0 {
+		return values[len(values)-1]
+	}
+	if flag != "" {
+		return flag
+	}
+	return usual
 }
 
 func (r *mountRequest) print(m *idmount.Mounted, stdout, stderr io.Writer) error {

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Options is a parsed option list. The zero value changes nothing.
+// Options is what a list says about the mount. The zero value changes nothing.
 type Options struct {
 	Set   uint64 // unix.MOUNT_ATTR_*
 	Clear uint64 // unix.MOUNT_ATTR_*; the whole access time class at once
@@ -16,6 +16,8 @@ type Options struct {
 	// 0 to leave it; PropagationRecursive is for the r forms, such as rslave.
 	Propagation          uint64
 	PropagationRecursive bool
+
+	Labels Labels
 }
 
 // An option touches the bits of mask, and leaves those of set among them set.
@@ -23,11 +25,10 @@ type option struct {
 	set, mask   uint64
 	propagation uint64
 	recursive   bool
+	cancels     bool // only undoes an earlier option with the same mask and set
 }
 
 var known = map[string]option{
-	"defaults": {},
-
 	"ro":          {set: unix.MOUNT_ATTR_RDONLY, mask: unix.MOUNT_ATTR_RDONLY},
 	"rw":          {mask: unix.MOUNT_ATTR_RDONLY},
 	"nosuid":      {set: unix.MOUNT_ATTR_NOSUID, mask: unix.MOUNT_ATTR_NOSUID},
@@ -39,14 +40,16 @@ var known = map[string]option{
 	"nosymfollow": {set: unix.MOUNT_ATTR_NOSYMFOLLOW, mask: unix.MOUNT_ATTR_NOSYMFOLLOW},
 	"symfollow":   {mask: unix.MOUNT_ATTR_NOSYMFOLLOW},
 
-	// "atime" and "norelatime" say no more than "not noatime", for which
-	// relatime is the kernel's default since 2.6.30.
-	"noatime":     {set: unix.MOUNT_ATTR_NOATIME, mask: unix.MOUNT_ATTR__ATIME},
-	"atime":       {set: unix.MOUNT_ATTR_RELATIME, mask: unix.MOUNT_ATTR__ATIME},
-	"relatime":    {set: unix.MOUNT_ATTR_RELATIME, mask: unix.MOUNT_ATTR__ATIME},
-	"strictatime": {set: unix.MOUNT_ATTR_STRICTATIME, mask: unix.MOUNT_ATTR__ATIME},
-	"nodiratime":  {set: unix.MOUNT_ATTR_NODIRATIME, mask: unix.MOUNT_ATTR_NODIRATIME},
-	"diratime":    {mask: unix.MOUNT_ATTR_NODIRATIME},
+	// "atime" says no more than "not noatime", for which relatime is the kernel's
+	// default since 2.6.30.
+	"noatime":       {set: unix.MOUNT_ATTR_NOATIME, mask: unix.MOUNT_ATTR__ATIME},
+	"atime":         {set: unix.MOUNT_ATTR_RELATIME, mask: unix.MOUNT_ATTR__ATIME},
+	"relatime":      {set: unix.MOUNT_ATTR_RELATIME, mask: unix.MOUNT_ATTR__ATIME},
+	"norelatime":    {set: unix.MOUNT_ATTR_RELATIME, mask: unix.MOUNT_ATTR__ATIME, cancels: true},
+	"strictatime":   {set: unix.MOUNT_ATTR_STRICTATIME, mask: unix.MOUNT_ATTR__ATIME},
+	"nostrictatime": {set: unix.MOUNT_ATTR_STRICTATIME, mask: unix.MOUNT_ATTR__ATIME, cancels: true},
+	"nodiratime":    {set: unix.MOUNT_ATTR_NODIRATIME, mask: unix.MOUNT_ATTR_NODIRATIME},
+	"diratime":      {mask: unix.MOUNT_ATTR_NODIRATIME},
 
 	"private":     {propagation: unix.MS_PRIVATE},
 	"slave":       {propagation: unix.MS_SLAVE},
@@ -58,30 +61,41 @@ var known = map[string]option{
 	"runbindable": {propagation: unix.MS_UNBINDABLE, recursive: true},
 }
 
-// Parse reads a comma-separated list. Empty entries are skipped; an unknown
-// one is an error that names it.
-func Parse(list string) (Options, error) {
-	var o Options
-	for _, name := range strings.Split(list, ",") {
-		if name = strings.TrimSpace(name); name == "" {
-			continue
-		}
-		opt, ok := known[name]
-		if !ok {
-			return Options{}, fmt.Errorf("mount option %q: unknown option of a bind mount", name)
-		}
-		o.Set = o.Set&^opt.mask | opt.set
-		o.Clear = o.Clear&^opt.mask | opt.mask&^opt.set
-		if opt.mask == unix.MOUNT_ATTR__ATIME {
-			// Kernel: build_mount_kattr() answers EINVAL for less than the
-			// whole class.
-			o.Clear |= unix.MOUNT_ATTR__ATIME
-		}
-		if opt.propagation != 0 {
-			o.Propagation, o.PropagationRecursive = opt.propagation, opt.recursive
-		}
+// add applies one option to those before it.
+func (o *Options) add(opt option) {
+	chosen := o.Set&opt.mask == opt.set && o.Clear&opt.mask != 0
+	if opt.cancels && !chosen {
+		return
 	}
-	return o, nil
+	o.Set &^= opt.mask
+	o.Clear &^= opt.mask
+	if !opt.cancels {
+		o.Set |= opt.set
+		o.Clear |= opt.mask &^ opt.set
+	}
+	if opt.mask == unix.MOUNT_ATTR__ATIME && !opt.cancels {
+		// Kernel: build_mount_kattr() answers EINVAL for less than the whole class.
+		o.Clear |= unix.MOUNT_ATTR__ATIME
+	}
+	if opt.propagation != 0 {
+		o.Propagation, o.PropagationRecursive = opt.propagation, opt.recursive
+	}
+}
+
+// Parse reads a list that has options of the mount alone: those that are
+// idmount's own, and "remount", are an error.
+func Parse(list string) (Options, error) {
+	l, err := ParseList(list)
+	if err != nil {
+		return Options{}, err
+	}
+	for name := range l.Own {
+		return Options{}, fmt.Errorf("mount option %q: not an option of a mount", name)
+	}
+	if l.Remount {
+		return Options{}, fmt.Errorf("mount option %q: not an option of a new mount", "remount")
+	}
+	return l.Mount, nil
 }
 
 // IsZero says that the options change nothing.
@@ -129,6 +143,9 @@ func (o Options) String() string {
 			name = "r" + name
 		}
 		names = append(names, name)
+	}
+	for _, l := range o.Labels.All() {
+		names = append(names, l.String())
 	}
 	return strings.Join(names, ",")
 }

@@ -19,7 +19,12 @@ type FuseMountOptions struct {
 	DefaultPermissions bool   // the kernel checks permissions
 	MaxRead            int    // bytes; 0 leaves the kernel's default
 	Attrs              uint64 // unix.MOUNT_ATTR_*: ro, nosuid, nodev, noexec, atime class
+	Labels             []FuseLabel
 }
+
+// FuseLabel is a mount option of SELinux, such as context. A kernel without SELinux
+// does not know it.
+type FuseLabel struct{ Name, Value string }
 
 // FuseMount makes a detached FUSE mount: dev is the open /dev/fuse to serve
 // it by, tree the mount for MountSetattr and MoveMount. Closing tree unmounts
@@ -29,7 +34,7 @@ type FuseMountOptions struct {
 // FuseMountAt is the way. An error has what the kernel wrote to the log of the
 // mount attempt, where it wrote anything.
 func FuseMount(o FuseMountOptions) (dev, tree *os.File, err error) {
-	dev, err = openFuseDevice()
+	dev, err = OpenFuseDevice(FuseDevice)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -81,7 +86,7 @@ func fuseMount(o FuseMountOptions, dev *os.File) (*os.File, error) {
 // fsopen. The target is visible at once, before anything is served: whoever
 // looks at it waits until dev is.
 func FuseMountAt(o FuseMountOptions, target string) (dev *os.File, err error) {
-	dev, err = openFuseDevice()
+	dev, err = OpenFuseDevice(FuseDevice)
 	if err != nil {
 		return nil, err
 	}
@@ -100,13 +105,25 @@ func FuseMountAt(o FuseMountOptions, target string) (dev *os.File, err error) {
 	return dev, nil
 }
 
-func openFuseDevice() (*os.File, error) {
-	const path = "/dev/fuse"
+// FuseDevice is the device by which a FUSE server is reached.
+const FuseDevice = "/dev/fuse"
+
+// ErrNotFuseDevice is the cause when something else is at FuseDevice. A container may
+// have an ordinary file there, on which the kernel says no more than EINVAL, and late.
+var ErrNotFuseDevice = errors.New("not the FUSE device (character device 10:229)")
+
+// OpenFuseDevice opens path, which is FuseDevice but for tests.
+func OpenFuseDevice(path string) (*os.File, error) {
 	// udev or devtmpfs make the node from the module's alias, and opening it
 	// loads the module: no modprobe here.
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &Error{Op: "open", Path: path, Err: err}
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err == nil && (st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(10, 229)) {
+		unix.Close(fd)
+		return nil, &Error{Op: "open", Path: path, Err: ErrNotFuseDevice}
 	}
 	return os.NewFile(uintptr(fd), path), nil
 }
@@ -160,6 +177,13 @@ func (o FuseMountOptions) params(dev int, context bool) []fsParam {
 	}
 	if o.MaxRead > 0 {
 		set("max_read", strconv.Itoa(o.MaxRead))
+	}
+	for _, l := range o.Labels {
+		value := l.Value
+		if !context {
+			value = `"` + value + `"` // in a list commas separate
+		}
+		set(l.Name, value)
 	}
 	return ps
 }

@@ -1,7 +1,9 @@
 package sys
 
 import (
+	"errors"
 	"os"
+	"strconv"
 	"strings"
 	"unsafe"
 
@@ -88,6 +90,42 @@ func MountSetattr(mnt *os.File, path string, flags uint, attr *unix.MountAttr) e
 	}
 	return nil
 }
+
+// flagAttrs are the attributes that are flags, but for the map.
+const flagAttrs = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC |
+	unix.MOUNT_ATTR_NOSYMFOLLOW | unix.MOUNT_ATTR_NODIRATIME | unix.MOUNT_ATTR__ATIME
+
+// SetMountAttrs gives the attached mount mnt these attributes and no others, as
+// `mount -o remount,bind` does. mnt is its root.
+func SetMountAttrs(mnt *os.File, attrs uint64) error {
+	err := MountSetattr(mnt, "", 0, &unix.MountAttr{Attr_set: attrs, Attr_clr: flagAttrs})
+	if !errors.Is(err, unix.ENOSYS) { // Linux 5.12
+		return err
+	}
+	flags, err := mountFlags(attrs)
+	if err == nil {
+		err = unix.Mount("", fdPath(mnt), "", flags|unix.MS_REMOUNT|unix.MS_BIND, "")
+	}
+	if err != nil {
+		return &Error{Op: "mount", Path: mnt.Name(), Detail: "remount", Err: err}
+	}
+	return nil
+}
+
+// SetPropagation sets the propagation type of the attached mount mnt, unix.MS_PRIVATE
+// and so on, if recursive also of those below. mount(2) does it on every kernel.
+func SetPropagation(mnt *os.File, propagation uint64, recursive bool) error {
+	flags := uintptr(propagation)
+	if recursive {
+		flags |= unix.MS_REC
+	}
+	if err := unix.Mount("", fdPath(mnt), "", flags, ""); err != nil {
+		return &Error{Op: "mount", Path: mnt.Name(), Detail: "propagation", Err: err}
+	}
+	return nil
+}
+
+func fdPath(f *os.File) string { return "/proc/thread-self/fd/" + strconv.Itoa(int(f.Fd())) }
 
 // MoveMount attaches the detached mount mnt at the path target, following
 // symbolic links.

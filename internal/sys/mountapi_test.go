@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -181,6 +182,73 @@ func TestFuseMount(t *testing.T) {
 	for _, want := range []string{" - fuse.idmount /the/source ", "nodev,noatime", "user_id=0,group_id=0,default_permissions,allow_other,max_read=65536"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("mountinfo %q lacks %q", got, want)
+		}
+	}
+}
+
+// TestFuseMountLabels has no SELinux to ask. The kernel without it refuses the option
+// by its name, so that the option has reached it.
+func TestFuseMountLabels(t *testing.T) {
+	testenv.PrivateMounts(t)
+	text, err := os.ReadFile("/proc/filesystems")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(text), "selinuxfs") {
+		testenv.Skip(t, testenv.NeedKernel, "a kernel without SELinux")
+	}
+	o := FuseMountOptions{Source: "/the/source", Labels: []FuseLabel{{"context", "u:r:t:s0:c1,c2"}}}
+	_, _, err = FuseMount(o)
+	for _, want := range []string{"fsconfig", "context=u:r:t:s0:c1,c2", "Unknown parameter 'context'"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q in it", err, want)
+		}
+	}
+	var data []string
+	for _, p := range o.params(3, false) {
+		data = append(data, p.String())
+	}
+	if want := `context="u:r:t:s0:c1,c2"`; !slices.Contains(data, want) {
+		t.Errorf("mount(2) gets %q, want %s in it", data, want)
+	}
+}
+
+func TestOpenFuseDevice(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "fuse")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{path, "/dev/null"} {
+		if _, err := OpenFuseDevice(path); !errors.Is(err, ErrNotFuseDevice) {
+			t.Errorf("%s: %v, want ErrNotFuseDevice", path, err)
+		}
+	}
+}
+
+// TestSetMountAttrs changes flags of an attached mount in both directions.
+func TestSetMountAttrs(t *testing.T) {
+	dir := testenv.PrivateMounts(t)
+	mnt, err := OpenTree(dir, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mnt.Close()
+	for _, attrs := range []uint64{unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOATIME, unix.MOUNT_ATTR_NODEV} {
+		if err := SetMountAttrs(mnt, attrs); err != nil {
+			t.Fatal(err)
+		}
+		var st unix.Statfs_t
+		if err := unix.Statfs(dir, &st); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := st.Flags&unix.ST_RDONLY != 0, attrs&unix.MOUNT_ATTR_RDONLY != 0; got != want {
+			t.Errorf("attributes %#x: read-only %v", attrs, got)
+		}
+		if got, want := st.Flags&unix.ST_NODEV != 0, attrs&unix.MOUNT_ATTR_NODEV != 0; got != want {
+			t.Errorf("attributes %#x: nodev %v", attrs, got)
+		}
+		if got, want := st.Flags&unix.ST_NOATIME != 0, attrs&unix.MOUNT_ATTR_NOATIME != 0; got != want {
+			t.Errorf("attributes %#x: noatime %v", attrs, got)
 		}
 	}
 }
