@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -338,54 +339,65 @@ func tryFrozen(t *testing.T, src, mnt string) string {
 		}
 	}
 	defer thaw()
-	maker := exec.Command("mkdir", mnt+"/new")
-	if err := maker.Start(); err != nil {
+	maker := begin(func() error { return unix.Mkdirat(unix.AT_FDCWD, mnt+"/new", 0o755) })
+	testenv.WaitFor(t, "mkdirat(2) does not wait", func() bool { return maker.inside(unix.SYS_MKDIRAT) })
+	dir, err := os.Open(mnt)
+	if err != nil {
 		t.Fatal(err)
 	}
-	testenv.WaitFor(t, "mkdir(2) does not wait", func() bool { return insideCall(maker.Process.Pid, unix.SYS_MKDIR) })
-	lister := exec.Command("ls", mnt)
-	if err := lister.Start(); err != nil {
-		t.Fatal(err)
-	}
-	listed := make(chan error, 1)
-	go func() { listed <- lister.Wait() }()
+	defer dir.Close()
+	lister := begin(func() error {
+		_, err := unix.Getdents(int(dir.Fd()), make([]byte, 4096))
+		return err
+	})
 	result := "at once"
-	waits := 0
-	for end := time.Now().Add(testenv.Patience); result == "at once" && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		select {
-		case err := <-listed:
-			if err != nil {
-				t.Error(err)
+	testenv.WaitFor(t, "getdents64(2) neither ends nor waits", func() bool {
+		for range 10 { // it waits if it is seen to wait all the time
+			if len(lister.done) > 0 {
+				return true
 			}
-			thaw()
-			if err := maker.Wait(); err != nil {
-				t.Error(err)
+			if !lister.inside(unix.SYS_GETDENTS64) {
+				return false
 			}
-			return result
-		default:
+			time.Sleep(20 * time.Millisecond)
 		}
-		if waits++; !insideCall(lister.Process.Pid, unix.SYS_GETDENTS64) {
-			waits = 0
-		}
-		if waits == 10 {
-			result = "after the thaw"
-		}
-	}
+		result = "after the thaw"
+		return true
+	})
 	thaw()
-	if err := <-listed; err != nil {
-		t.Error(err)
-	}
-	if err := maker.Wait(); err != nil {
-		t.Error(err)
+	for _, c := range []*call{maker, lister} {
+		if err := <-c.done; err != nil {
+			t.Error(err)
+		}
 	}
 	return result
 }
 
-// insideCall reports whether a process is in a system call, asleep.
-func insideCall(pid int, call int) bool {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", pid))
-	number, _, _ := strings.Cut(string(text), " ")
-	return err == nil && number == fmt.Sprint(call)
+// call is a system call in a thread of its own.
+type call struct {
+	tid  int
+	done chan error
+}
+
+func begin(fn func() error) *call {
+	c := &call{done: make(chan error, 1)}
+	started := make(chan struct{})
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		c.tid = unix.Gettid()
+		close(started)
+		c.done <- fn()
+	}()
+	<-started
+	return c
+}
+
+// inside reports whether the thread sleeps in a system call.
+func (c *call) inside(number int) bool {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/syscall", c.tid))
+	first, _, _ := strings.Cut(string(text), " ")
+	return err == nil && first == fmt.Sprint(number)
 }
 
 func tryMaps(t *testing.T, src, mnt string) string {
