@@ -1,6 +1,7 @@
 # The one door to the project: people and CI call these targets and nothing else.
 #
 #   make build     bin/idmount, static
+#   make check     what needs neither root nor a mount, and lint: under half a minute
 #   make test      every test; needs root, because the tests mount file systems
 #   make conformance  all scenarios by all callers under all maps on ext4, xfs, btrfs and
 #                  tmpfs, with totals; SOURCES and MAPS (lists with commas) narrow it
@@ -13,6 +14,7 @@
 #   make soak      random calls on all backends, against the kernel's own mount, for
 #                  SOAKTIME (1m); SOAKSEED, SOAKBACKEND and SOAKCACHE narrow it down; and
 #                  long runs of git, sqlite, postgres and others on mounts
+#   make cover     how much of the shipped packages make test reaches, by package
 #   make race      the server's tests under the race detector
 #   make fuzz      every fuzzer for FUZZTIME (10s)
 #   make lint      gofmt, go vet, staticcheck
@@ -45,7 +47,7 @@ export GOFLAGS += -buildvcs=false
 
 MANPAGES := $(wildcard docs/man/*.8)
 
-.PHONY: all build test conformance test-kernels demo bench bench-go soak race fuzz lint fmt-check vet install clean help
+.PHONY: all build check cover test conformance test-kernels demo bench bench-go soak race fuzz lint fmt-check vet install clean help
 
 all: build
 
@@ -55,6 +57,20 @@ help:
 # The tag leaves out what would write manual pages, and costs each start 0.5 ms.
 build:
 	CGO_ENABLED=0 $(GO) build -tags urfave_cli_no_docs -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/idmount ./cmd/idmount
+
+# What is tested here needs neither root nor a mount.
+CHECKED := ./idmap ./detect ./fusefs ./bench ./cmd/idmount ./internal/archtest ./internal/fuseconn \
+	./internal/mntopt ./internal/mounts ./internal/ownmap ./internal/treecmp
+
+check: lint
+	IDMOUNT_CHECK=1 $(GO) test -short -timeout 10m $(TESTFLAGS) $(CHECKED)
+
+SHIPPED := .,./idmap,./detect,./native,./fusefs,./bench,./cmd/...,./internal/fuseconn,./internal/mntopt,./internal/mounts,./internal/ownmap,./internal/sys
+cover:
+	@./hack/need-root.sh 'make cover'
+	@./hack/setup.sh test
+	@profile=$$(mktemp); $(GO) test -p 1 -timeout 60m -coverpkg $(SHIPPED) -coverprofile $$profile $(TESTFLAGS) ./... && \
+		./hack/cover.sh $$profile; result=$$?; rm -f $$profile; exit $$result
 
 # Packages run one after the other: they mount, and the mounts of one should
 # not slow or disturb the deadlines of another.
