@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -18,7 +17,8 @@ import (
 var ErrNotOurs = errors.New("not an ID-mapped mount")
 
 // Unmount removes the ID-mapped mount at target. It returns when the process
-// that served it has ended, so that the source can be unmounted next. Any other
+// that served it has ended, so that the source can be unmounted next, or at once if
+// the mount lives on at another place, such as another mount namespace. Any other
 // kind of mount is refused.
 //
 // A native mount made with Recursive goes with its submounts, as long as they
@@ -55,7 +55,7 @@ func Unmount(target string, lazy bool) error {
 		return &sys.Error{Op: "umount", Path: target, Err: err}
 	}
 	if server >= 0 && !lazy {
-		waitFor(server, 5*time.Second)
+		waitForServer(server, m.Major, m.Minor)
 	}
 	return nil
 }
@@ -94,18 +94,4 @@ func mountAt(path string) (*mountinfo.Info, error) {
 		return nil, nil
 	}
 	return all[len(all)-1], nil
-}
-
-func waitFor(pidfd int, limit time.Duration) {
-	deadline := time.Now().Add(limit)
-	for {
-		left := time.Until(deadline)
-		if left <= 0 {
-			return
-		}
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
-		if n > 0 || err != nil && err != unix.EINTR {
-			return
-		}
-	}
 }
