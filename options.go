@@ -40,7 +40,9 @@ type Options struct {
 	Transport Transport
 
 	// MountOptions is a list as mount(8) takes it: ro, nosuid, nodev, noexec,
-	// noatime and friends, nosymfollow, private, slave, shared, unbindable.
+	// noatime and friends, nosymfollow, private, slave, shared, unbindable; for a FUSE
+	// mount context= and the other labels of SELinux. What can't do anything is in the
+	// warnings of Mounted. What mount(8) reads for itself is ignored.
 	MountOptions string
 
 	// Daemon is the program that serves FUSE mounts, an absolute path; ""

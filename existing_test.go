@@ -1,0 +1,104 @@
+package idmount
+
+import (
+	"context"
+	"errors"
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/detect"
+	"github.com/idmount/idmount/idmap"
+	"github.com/idmount/idmount/internal/sys"
+	"github.com/idmount/idmount/internal/testenv"
+)
+
+func parseMap(t *testing.T, entries ...string) idmap.Map {
+	t.Helper()
+	m, err := idmap.Parse(entries, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// TestSameMap compares maps by each of the three ways that kernels and servers leave.
+func TestSameMap(t *testing.T) {
+	testenv.RequireRoot(t)
+	source := testenv.Source(t, "tmpfs")
+	if err := os.Chown(source, 5, 7); err != nil {
+		t.Fatal(err)
+	}
+	src, err := sys.OpenTree(source, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	users := parseMap(t, "u:5:1005:1") // the kernel gets a stand-in for groups
+	for _, backend := range []Backend{Native, Relay, Translate} {
+		target := testenv.Dir(t)
+		_, err := Mount(context.Background(), source, target, Options{Map: users, Backend: backend, Daemon: testenv.Binary(t)})
+		if errors.Is(err, detect.ErrUnsupported) {
+			testenv.Skip(t, testenv.NeedKernel, err.Error())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := findExisting(target)
+		if err != nil || e == nil {
+			t.Fatalf("%s: %+v, %v", backend, e, err)
+		}
+		check := func(way string) {
+			t.Helper()
+			for m, want := range map[*idmap.Map]bool{&users: true, ptr(parseMap(t, "u:5:1006:1")): false, ptr(parseMap(t, "b:5:1005:3")): false} {
+				if got, err := e.sameMap(*m, src); got != want || err != nil {
+					t.Errorf("%s, %s: %v is the same: %v, %v; want %v", backend, way, m, got, err, want)
+				}
+			}
+		}
+		if (e.record != nil) != (backend != Native) {
+			t.Errorf("%s: record %+v", backend, e.record)
+		}
+		check("by the record")
+		e.record = nil
+		check("without a record")
+		e.close()
+		if err := Unmount(target, false); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func ptr[T any](v T) *T { return &v }
+
+// TestRemountSubmounts: what the flags of a submount forbid stays forbidden.
+func TestRemountSubmounts(t *testing.T) {
+	testenv.RequireRoot(t)
+	source := testenv.Source(t, "tmpfs")
+	testenv.Mount(t, "tmpfs", source+"/below", "")
+	if err := unix.Mount("", source+"/below", "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_NOSUID, ""); err != nil {
+		t.Fatal(err)
+	}
+	target := testenv.Dir(t)
+	o := Options{Map: idmap.Identity(), Backend: Translate, Recursive: true, MountOptions: "nodev", Daemon: testenv.Binary(t)}
+	if _, err := Mount(context.Background(), source, target, o); err != nil {
+		t.Fatal(err)
+	}
+	defer Unmount(target, false)
+	var request *UsageError
+	if err := Remount(target, Options{MountOptions: "suid"}); !errors.As(err, &request) {
+		t.Errorf("remount suid: %v, want an error", err)
+	}
+	if err := Remount(target, Options{MountOptions: "dev,noexec"}); err != nil {
+		t.Error(err)
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(target, &st); err != nil {
+		t.Fatal(err)
+	}
+	const all = unix.ST_NOSUID | unix.ST_NODEV | unix.ST_NOEXEC
+	if got := st.Flags & all; got != unix.ST_NOSUID|unix.ST_NOEXEC {
+		t.Errorf("flags %#x, want nosuid and noexec", got)
+	}
+}
