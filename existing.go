@@ -26,31 +26,30 @@ const fuseType = "fuse.idmount"
 // existing is an ID-mapped mount, native or of a FUSE server.
 type existing struct {
 	info   *mountinfo.Info
-	root   *os.File // O_PATH
+	root   *os.File // O_PATH, the caller's
 	served bool
 	record *record // of the server; nil if it has left none
 }
 
-// findExisting returns the ID-mapped mount whose root target is, nil if there is
-// none or another kind of mount.
-func findExisting(target string) (*existing, error) {
-	root, top, err := mounts.Open(target)
+// findExisting returns the ID-mapped mount that root is the root of, nil if it is
+// of none or of another kind of mount.
+func findExisting(root *os.File) (*existing, error) {
+	target := root.Name()
+	top, err := mounts.RootOf(root)
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: look at what is there: %w", target, err)
 	}
-	if root == nil {
+	if top == nil {
 		return nil, nil
 	}
 	e := &existing{info: top, root: root, served: top.FSType == fuseType}
 	if !e.served && !mounts.Idmapped(top) {
-		e.close()
 		return nil, nil
 	}
 	if e.served {
 		// The root's attributes may be cached, and its server gone.
 		err := unix.Fstatfs(int(root.Fd()), new(unix.Statfs_t))
 		if err == unix.ENOTCONN || err == unix.ECONNABORTED {
-			e.close()
 			return nil, &sys.Error{Op: "mount", Path: target, Detail: "the server of the FUSE mount there has ended", Err: unix.ENOTCONN}
 		}
 		e.record = readRecord(uint32(top.Major), uint32(top.Minor))
@@ -58,22 +57,14 @@ func findExisting(target string) (*existing, error) {
 	return e, nil
 }
 
-func (e *existing) close() { e.root.Close() }
-
 // checkTarget refuses a target that has an ID-mapped mount already. The same mount
 // again would hide the first one, which then stays after umount.
 func (p *plan) checkTarget(want Backend) error {
-	e, err := findExisting(p.target)
+	e, err := findExisting(p.dst)
 	if err != nil || e == nil {
 		return err
 	}
-	defer e.close()
-	source, err := sys.OpenTree(p.source, 0)
-	if err != nil {
-		return err
-	}
-	defer source.Close()
-	differs, err := e.differs(p, source, want)
+	differs, err := e.differs(p, p.src, want)
 	switch {
 	case err != nil:
 		return err
@@ -232,18 +223,18 @@ func Remount(target string, o Options) error {
 	if err != nil {
 		return fail(err)
 	}
-	path, err := directory("target", target)
+	root, err := openDirectory("target", target)
 	if err != nil {
 		return err
 	}
-	e, err := findExisting(path)
+	defer root.Close()
+	e, err := findExisting(root)
 	if err != nil {
 		return err
 	}
 	if e == nil {
 		return fail(fmt.Errorf("%w, or not its root", ErrNotOurs))
 	}
-	defer e.close()
 	const instead = "can't be changed by a remount: unmount it, and mount it again"
 	if !o.Map.IsZero() {
 		if same, err := e.sameMap(o.Map, nil); err != nil {
@@ -284,9 +275,9 @@ func Remount(target string, o Options) error {
 // swappedWarning says that the owner of the source's root is not on the disk side of
 // the map but on its view side, and which entry has the owner if that is a mistake.
 // It is "" otherwise: a map need not have the root's owner.
-func swappedWarning(m idmap.Map, path string) string {
+func swappedWarning(m idmap.Map, source *os.File) string {
 	var st unix.Stat_t
-	if unix.Stat(path, &st) != nil {
+	if unix.Fstat(int(source.Fd()), &st) != nil {
 		return ""
 	}
 	var who, entries []string
@@ -309,5 +300,5 @@ func swappedWarning(m idmap.Map, path string) string {
 		entries = []string{"b" + entries[0][1:]}
 	}
 	return fmt.Sprintf("%s belongs to %s, on the view side of the map and not on its disk side: it shows as %d; TYPE:DISK:VIEW:COUNT the other way round is %s",
-		path, strings.Join(who, " and "), idmap.OverflowID, strings.Join(entries, " "))
+		source.Name(), strings.Join(who, " and "), idmap.OverflowID, strings.Join(entries, " "))
 }

@@ -45,7 +45,11 @@ func TestSameMap(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		e, err := findExisting(target)
+		root, err := openDirectory("target", target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := findExisting(root)
 		if err != nil || e == nil {
 			t.Fatalf("%s: %+v, %v", backend, e, err)
 		}
@@ -63,7 +67,7 @@ func TestSameMap(t *testing.T) {
 		check("by the record")
 		e.record = nil
 		check("without a record")
-		e.close()
+		root.Close()
 		if err := Unmount(target, false); err != nil {
 			t.Error(err)
 		}

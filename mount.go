@@ -17,6 +17,7 @@ import (
 // plan is a checked request.
 type plan struct {
 	source, target string
+	src, dst       *os.File // O_PATH; nil once request has taken them
 	opts           Options
 	mount          mntopt.Options
 	choice         detect.Choice
@@ -41,7 +42,7 @@ func (p *plan) mounted() *Mounted {
 }
 
 // newPlan checks a request and chooses its backend. Nothing is mounted yet.
-func newPlan(ctx context.Context, source, target string, o Options) (*plan, error) {
+func newPlan(ctx context.Context, source, target string, o Options) (p *plan, err error) {
 	if o.Map.IsZero() {
 		return nil, &UsageError{Op: "mount", Path: source, Err: errors.New("no map is given")}
 	}
@@ -60,20 +61,29 @@ func newPlan(ctx context.Context, source, target string, o Options) (*plan, erro
 	if err != nil {
 		return nil, &UsageError{Op: "mount", Path: source, Err: err}
 	}
-	src, dst, err := checkPaths(source, target)
+	src, dst, err := openPaths(source, target)
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			src.Close()
+			dst.Close()
+		}
+	}()
 	if caps, _, err := sys.ThreadCaps(); err != nil {
 		return nil, err
 	} else if !caps.Has(unix.CAP_SYS_ADMIN) {
 		return nil, &sys.Error{Op: "mount", Path: source, Detail: "it takes CAP_SYS_ADMIN", Err: unix.EPERM}
 	}
-	p := &plan{source: src, target: dst, opts: o, mount: options, warnings: warnings}
+	p = &plan{
+		source: src.Name(), target: dst.Name(), src: src, dst: dst,
+		opts: o, mount: options, warnings: warnings,
+	}
 	if err := p.checkTarget(want); err != nil {
 		return nil, err
 	}
-	report, err := detect.Probe(ctx, src, detect.Options{Map: &o.Map, Recursive: o.Recursive, Access: access, SkipCache: true})
+	report, err := detect.ProbeFile(ctx, src, detect.Options{Map: &o.Map, Recursive: o.Recursive, Access: access, SkipCache: true})
 	if err != nil {
 		return nil, err
 	}
@@ -117,6 +127,7 @@ func Mount(ctx context.Context, source, target string, o Options) (*Mounted, err
 	if err != nil {
 		return nil, err
 	}
+	defer p.close()
 	m := p.mounted()
 	if p.choice.Backend == Native {
 		if err := p.native(); err != nil {
@@ -142,6 +153,7 @@ func Serve(ctx context.Context, source, target string, o Options, ready func(*Mo
 	if err != nil {
 		return err
 	}
+	defer p.close()
 	m := p.mounted()
 	if p.choice.Backend == Native {
 		if err := p.native(); err != nil {
@@ -164,8 +176,14 @@ func Serve(ctx context.Context, source, target string, o Options, ready func(*Mo
 	})
 }
 
+// close closes what request has not taken.
+func (p *plan) close() {
+	p.src.Close()
+	p.dst.Close()
+}
+
 func (p *plan) native() error {
-	return native.Mount(p.source, p.target, native.Options{
+	return native.MountFile(p.src, p.dst, native.Options{
 		Map:       p.opts.Map,
 		Recursive: p.opts.Recursive,
 		Mount:     p.mount,

@@ -64,35 +64,31 @@ func (p *plan) request() (*request, error) {
 		Recursive: p.opts.Recursive,
 		Transport: p.opts.Transport,
 	}
-	var err error
-	if r.target, err = os.OpenFile(p.target, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0); err != nil {
-		return nil, err
-	}
-	if err := r.openSource(p.source, p.opts.Recursive); err != nil {
+	r.target, p.dst = p.dst, nil
+	src := p.src
+	p.src = nil
+	if err := r.openSource(src, p.opts.Recursive); err != nil {
 		r.close()
 		return nil, err
 	}
 	return r, nil
 }
 
-func (r *request) openSource(path string, recursive bool) error {
-	source, err := sys.OpenTree(path, 0)
-	if errors.Is(err, unix.ENOSYS) {
-		// Without a clone the mounts below the source are always seen.
-		if r.source, err = os.OpenFile(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0); err == nil {
-			r.Narrow, err = attrsBelow(r.source)
-		}
-		return err
-	}
-	if err != nil {
-		return err
-	}
-	defer source.Close()
+// openSource takes source over.
+func (r *request) openSource(source *os.File, recursive bool) (err error) {
 	flags := uint(unix.OPEN_TREE_CLONE | unix.AT_EMPTY_PATH)
 	if recursive {
 		flags |= unix.AT_RECURSIVE
 	}
-	if r.source, err = sys.OpenTreeAt(source, "", flags); err != nil {
+	r.source, err = sys.OpenTreeAt(source, "", flags)
+	if errors.Is(err, unix.ENOSYS) {
+		// Without a clone the mounts below the source are always seen.
+		r.source = source
+		r.Narrow, err = attrsBelow(source)
+		return err
+	}
+	defer source.Close()
+	if err != nil {
 		return err
 	}
 	r.Cloned = true

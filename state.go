@@ -26,6 +26,14 @@ func statePath(major, minor uint32) string {
 	return filepath.Join(stateDir, fmt.Sprintf("%d:%d", major, minor))
 }
 
+// stateDirTrusted reports whether nobody but root can put files into stateDir: their
+// names can be guessed.
+func stateDirTrusted() bool {
+	var st unix.Stat_t
+	return unix.Lstat(stateDir, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR &&
+		(st.Uid == 0 || st.Uid == uint32(os.Geteuid())) && st.Mode&0o022 == 0
+}
+
 // record is what a server serves, of which the kernel tells others little.
 type record struct {
 	Source    []byte    `json:"source"` // a path need not be UTF-8
@@ -59,6 +67,9 @@ func (r *request) record() record {
 
 // readRecord returns nil if there is none.
 func readRecord(major, minor uint32) *record {
+	if !stateDirTrusted() {
+		return nil
+	}
 	text, err := os.ReadFile(statePath(major, minor))
 	if err != nil {
 		return nil
@@ -73,7 +84,7 @@ func readRecord(major, minor uint32) *record {
 
 func writeState(device uint64, r record) stateFile {
 	path := statePath(unix.Major(device), unix.Minor(device))
-	if os.MkdirAll(stateDir, 0o755) != nil {
+	if os.MkdirAll(stateDir, 0o755) != nil || !stateDirTrusted() {
 		return ""
 	}
 	line, err := json.Marshal(r)
@@ -97,6 +108,9 @@ func (s stateFile) remove() {
 // openServer returns a descriptor of the process that serves a mount, by which
 // its end can be waited for; -1 if it can't be told.
 func openServer(major, minor uint32) int {
+	if !stateDirTrusted() {
+		return -1
+	}
 	text, err := os.ReadFile(statePath(major, minor))
 	if err != nil {
 		return -1

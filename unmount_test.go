@@ -1,19 +1,24 @@
 package idmount_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"github.com/idmount/idmount"
+	"github.com/idmount/idmount/detect"
+	"github.com/idmount/idmount/idmap"
 	"github.com/idmount/idmount/internal/testenv"
 	"github.com/idmount/idmount/native"
 )
@@ -43,6 +48,7 @@ func exchange(t *testing.T, dir, one, two string) {
 		defer unix.Close(fd)
 		for !stop.Load() {
 			unix.Renameat2(fd, one, fd, two, unix.RENAME_EXCHANGE)
+			time.Sleep(20 * time.Microsecond) // the others need processors too
 		}
 	})
 	if err := <-ready; err != nil {
@@ -150,4 +156,60 @@ func victimMounted(t *testing.T) bool {
 		t.Fatal(err)
 	}
 	return slices.ContainsFunc(all, func(m *mountinfo.Info) bool { return m.Source == "victim" })
+}
+
+// other tells the directories that change their names from the one that does not.
+func other(path string) bool { return strings.HasSuffix(path, "-other") }
+
+// Source and target of a mount are what was checked, whatever users do meanwhile
+// to the directories above.
+func TestMountOfMovedPaths(t *testing.T) {
+	testenv.RequireRoot(t)
+	for _, tt := range []struct {
+		backend idmount.Backend
+		rounds  int
+	}{{idmount.Native, 300}, {idmount.Translate, 10}} {
+		t.Run(string(tt.backend), func(t *testing.T) {
+			base := testenv.Source(t, "tmpfs")
+			for _, dir := range []string{base + "/source", base + "/target"} {
+				makePlace(t, dir+"/dir")
+				makePlace(t, dir+"-other")
+				if err := os.Symlink(dir+"-other", dir+"/link"); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.Chown(dir, 1000, 1000); err != nil {
+					t.Fatal(err)
+				}
+			}
+			places := []string{makePlace(t, base+"/target/dir"), makePlace(t, base+"/target-other")}
+			exchange(t, base+"/source", "dir", "link")
+			exchange(t, base+"/target", "dir", "link")
+			for range tt.rounds {
+				m, err := idmount.Mount(context.Background(), base+"/source/dir", base+"/target/dir",
+					idmount.Options{Map: idmap.Identity(), Backend: tt.backend, Daemon: testenv.Binary(t)})
+				if errors.Is(err, detect.ErrUnsupported) {
+					testenv.Skip(t, testenv.NeedKernel, err.Error())
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				all, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
+					return !strings.HasPrefix(m.Mountpoint, base+"/target"), false
+				})
+				if err != nil || len(all) != 1 {
+					t.Fatalf("mounted %d times: %v", len(all), err)
+				}
+				got := all[0]
+				if tt.backend == idmount.Native && other(base+got.Root) != other(m.Source) {
+					t.Fatalf("%s is mounted, and was %s", got.Root, m.Source)
+				}
+				if other(got.Mountpoint) != other(m.Target) {
+					t.Fatalf("%s is mounted on, and was %s", got.Mountpoint, m.Target)
+				}
+				for _, place := range places {
+					unix.Unmount(place, unix.MNT_DETACH) // one of them
+				}
+			}
+		})
+	}
 }

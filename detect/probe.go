@@ -37,8 +37,13 @@ func Probe(ctx context.Context, path string, o Options) (*Report, error) {
 		return nil, err
 	}
 	defer src.Close()
+	return ProbeFile(ctx, src, o)
+}
 
-	r := &Report{Path: path, Recursive: o.Recursive, Kernel: kernelRelease()}
+// ProbeFile is Probe for a source that is open; O_PATH will do. Its name is the
+// report's path.
+func ProbeFile(ctx context.Context, src *os.File, o Options) (*Report, error) {
+	r := &Report{Path: src.Name(), Recursive: o.Recursive, Kernel: kernelRelease()}
 	if m, err := mounts.Of(src); err == nil {
 		r.FSType = m.FSType
 	}

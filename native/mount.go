@@ -28,9 +28,6 @@ var ErrIdmapped = errors.New("the source is idmapped already, and this kernel ca
 // Mount shows source at target through the map. Both must exist, and both be
 // directories or neither.
 func Mount(source, target string, o Options) error {
-	if o.Map.IsZero() {
-		return fmt.Errorf("mount %s: the map is empty", source)
-	}
 	// Without OPEN_TREE_CLONE these are O_PATH files, but unlike open(2) this
 	// follows an automount at the end of the path.
 	src, err := sys.OpenTree(source, 0)
@@ -43,6 +40,15 @@ func Mount(source, target string, o Options) error {
 		return err
 	}
 	defer dst.Close()
+	return MountFile(src, dst, o)
+}
+
+// MountFile is Mount for source and target that are open; O_PATH will do. Their
+// names are for errors.
+func MountFile(src, dst *os.File, o Options) error {
+	if o.Map.IsZero() {
+		return fmt.Errorf("mount %s: the map is empty", src.Name())
+	}
 	if err := sameKind(src, dst); err != nil {
 		return err
 	}
@@ -50,7 +56,7 @@ func Mount(source, target string, o Options) error {
 	own, mapped, errOwn := ownmap.OfTree(src, o.Recursive)
 	if mapped && errOwn == nil {
 		if m, errOwn = own.Compose(m); errOwn != nil {
-			errOwn = fmt.Errorf("mount %s: the map on top of the source's own: %w", source, errOwn)
+			errOwn = fmt.Errorf("mount %s: the map on top of the source's own: %w", src.Name(), errOwn)
 		}
 	}
 	ns, err := sys.NewUserNamespace(m.UIDMapText(), m.GIDMapText())

@@ -58,7 +58,7 @@ func Open(target string) (*os.File, *mountinfo.Info, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	m, err := rootOf(f)
+	m, err := RootOf(f)
 	if m == nil {
 		f.Close()
 		return nil, nil, err
@@ -66,9 +66,9 @@ func Open(target string) (*os.File, *mountinfo.Info, error) {
 	return f, m, nil
 }
 
-// rootOf returns the mount that f is the root of, nil if it is not the root of
+// RootOf returns the mount that f is the root of, nil if it is not the root of
 // any.
-func rootOf(f *os.File) (*mountinfo.Info, error) {
+func RootOf(f *os.File) (*mountinfo.Info, error) {
 	m, err := Of(f)
 	if errors.Is(err, ErrNotFound) {
 		return nil, nil
