@@ -83,13 +83,7 @@ func (e *existing) differs(p *plan, source *os.File, want Backend) (string, erro
 	if same, err := e.sameSource(source, inPlace); err != nil || !same {
 		return "source", err
 	}
-	m := p.opts.Map
-	if own, mapped, err := ownmap.Of(source); !e.served && !inPlace && mapped && err == nil {
-		if m, err = own.Compose(m); err != nil {
-			return "map", nil
-		}
-	}
-	if same, err := e.sameMap(m, source); err != nil || !same {
+	if same, err := e.sameMap(p.opts.Map, source, inPlace); err != nil || !same {
 		return "map", err
 	}
 	if r := e.record; r != nil {
@@ -128,15 +122,21 @@ func (e *existing) sameSource(source *os.File, inPlace bool) (bool, error) {
 
 // sameMap compares the map with that of the mount, as the server has noted it down or
 // as the kernel says since Linux 6.15. Where neither does, it compares the owner of
-// the mount's root with what the map makes of source's.
-func (e *existing) sameMap(m idmap.Map, source *os.File) (bool, error) {
+// the mount's root with what the map makes of source's. In place, that can't be seen.
+func (e *existing) sameMap(m idmap.Map, source *os.File, inPlace bool) (bool, error) {
 	if e.record != nil {
 		return m.Equal(e.record.Map), nil
 	}
 	if own, mapped, err := ownmap.Of(e.root); mapped && err == nil {
+		// The map of a native mount has that of its source in it.
+		if below, mapped, err := ownmap.Of(source); !e.served && !inPlace && mapped && err == nil {
+			if m, err = below.Compose(m); err != nil {
+				return false, nil
+			}
+		}
 		return own.Equal(m) || own.Equal(withStandIn(m)), nil
 	}
-	if source == nil {
+	if inPlace {
 		return true, nil
 	}
 	var src, dst unix.Stat_t
@@ -182,6 +182,11 @@ func (e *existing) otherFlag(o mntopt.Options, source *os.File) (string, error) 
 		return "", err
 	}
 	have, theirs := flagsOf(e.info), flagsOf(src)
+	// A FUSE mount is also read-only where the file system of the source is.
+	var st unix.Statfs_t
+	if e.served && unix.Fstatfs(int(source.Fd()), &st) == nil && st.Flags&unix.ST_RDONLY != 0 {
+		theirs |= unix.MOUNT_ATTR_RDONLY
+	}
 	if e.record != nil {
 		theirs |= e.record.Narrow
 	}
@@ -213,11 +218,11 @@ func flagText(have, bits uint64) string {
 	return o.String()
 }
 
-// Remount changes the flags of the ID-mapped mount at target, as `mount -o
+// Remount changes the flags of the ID-mapped mount of source at target, as `mount -o
 // remount,bind` does: those that o.MountOptions lists, and no others. A map in o, a
 // cache mode or an access other than the mount's own are errors, since these are
-// settled when the mount is made.
-func Remount(target string, o Options) error {
+// settled when the mount is made. source only says with o.Map what the mount's map is.
+func Remount(source, target string, o Options) error {
 	fail := func(err error) error { return &UsageError{Op: "remount", Path: target, Err: err} }
 	list, err := mntopt.ParseHelper(o.MountOptions, mntopt.User, false)
 	if err != nil {
@@ -237,7 +242,12 @@ func Remount(target string, o Options) error {
 	}
 	const instead = "can't be changed by a remount: unmount it, and mount it again"
 	if !o.Map.IsZero() {
-		if same, err := e.sameMap(o.Map, nil); err != nil {
+		src, err := openDirectory("source", source)
+		if err != nil {
+			return err
+		}
+		defer src.Close()
+		if same, err := e.sameMap(o.Map, src, src.Name() == root.Name()); err != nil {
 			return err
 		} else if !same {
 			return fail(fmt.Errorf("the map %s", instead))

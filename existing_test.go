@@ -56,7 +56,7 @@ func TestSameMap(t *testing.T) {
 		check := func(way string) {
 			t.Helper()
 			for m, want := range map[*idmap.Map]bool{&users: true, ptr(parseMap(t, "u:5:1006:1")): false, ptr(parseMap(t, "b:5:1005:3")): false} {
-				if got, err := e.sameMap(*m, src); got != want || err != nil {
+				if got, err := e.sameMap(*m, src, false); got != want || err != nil {
 					t.Errorf("%s, %s: %v is the same: %v, %v; want %v", backend, way, m, got, err, want)
 				}
 			}
@@ -91,10 +91,10 @@ func TestRemountSubmounts(t *testing.T) {
 	}
 	defer Unmount(target, false)
 	var request *UsageError
-	if err := Remount(target, Options{MountOptions: "suid"}); !errors.As(err, &request) {
+	if err := Remount(source, target, Options{MountOptions: "suid"}); !errors.As(err, &request) {
 		t.Errorf("remount suid: %v, want an error", err)
 	}
-	if err := Remount(target, Options{MountOptions: "dev,noexec"}); err != nil {
+	if err := Remount(source, target, Options{MountOptions: "dev,noexec"}); err != nil {
 		t.Error(err)
 	}
 	var st unix.Statfs_t
@@ -104,5 +104,35 @@ func TestRemountSubmounts(t *testing.T) {
 	const all = unix.ST_NOSUID | unix.ST_NODEV | unix.ST_NOEXEC
 	if got := st.Flags & all; got != unix.ST_NOSUID|unix.ST_NOEXEC {
 		t.Errorf("flags %#x, want nosuid and noexec", got)
+	}
+}
+
+// TestSameMountOfReadOnlySource: the file system of the source is read-only, and not
+// its mount. A FUSE mount shows that as a flag of its own.
+func TestSameMountOfReadOnlySource(t *testing.T) {
+	testenv.RequireRoot(t)
+	source := testenv.Source(t, "tmpfs")
+	if err := unix.Mount("", source, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("", source, "", unix.MS_REMOUNT|unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	for _, backend := range []Backend{Native, Translate} {
+		target := testenv.Dir(t)
+		o := Options{Map: idmap.Identity(), Backend: backend, Daemon: testenv.Binary(t)}
+		if _, err := Mount(context.Background(), source, target, o); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Mount(context.Background(), source, target, o); !errors.Is(err, ErrMounted) {
+			t.Errorf("%s, again: %v, want ErrMounted", backend, err)
+		}
+		o.MountOptions = "noexec"
+		if _, err := Mount(context.Background(), source, target, o); errors.Is(err, ErrMounted) || !errors.Is(err, unix.EBUSY) {
+			t.Errorf("%s, noexec: %v, want EBUSY", backend, err)
+		}
+		if err := Unmount(target, false); err != nil {
+			t.Error(err)
+		}
 	}
 }

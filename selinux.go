@@ -31,7 +31,7 @@ func mountOptions(list string) (mntopt.Options, []string, error) {
 	}
 	var warnings []string
 	for _, name := range l.NoEffect {
-		warnings = append(warnings, fmt.Sprintf("mount option %q has no effect: the file system of the source has its own", name))
+		warnings = append(warnings, fmt.Sprintf("mount option %q has no effect on an ID-mapped mount", name))
 	}
 	// Without SELinux the kernel does not know these options. mount(8) drops them too.
 	if !l.Mount.Labels.IsZero() && !selinuxActive() {

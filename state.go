@@ -65,11 +65,13 @@ func (r *request) record() record {
 	return rec
 }
 
-// readRecord returns nil if there is none.
+// readRecord returns nil if there is none, or if it is a leftover of another mount.
 func readRecord(major, minor uint32) *record {
-	if !stateDirTrusted() {
+	server := openServer(major, minor)
+	if server < 0 {
 		return nil
 	}
+	unix.Close(server)
 	text, err := os.ReadFile(statePath(major, minor))
 	if err != nil {
 		return nil

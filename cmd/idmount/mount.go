@@ -84,10 +84,10 @@ func (r *mountRequest) run(ctx context.Context, stdout, stderr io.Writer) error 
 		return err
 	}
 	for _, name := range r.list.NoEffect {
-		fmt.Fprintf(stderr, "idmount: warning: mount option %q has no effect: it is none of this mount's, and the source's file system keeps its own\n", name)
+		fmt.Fprintf(stderr, "idmount: warning: mount option %q has no effect on an ID-mapped mount\n", name)
 	}
 	if r.list.Remount {
-		return idmount.Remount(r.target, o)
+		return idmount.Remount(r.source, r.target, o)
 	}
 	if o.Map.IsZero() {
 		return usagef("--map is missing, for example --map b:0:100000:65536 (-o map= for mount(8), which keeps X-mount.idmap for itself)")
