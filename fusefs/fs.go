@@ -64,6 +64,7 @@ type FS struct {
 	devices   devices
 	streams   streams
 	backings  backings
+	pruner    pruner
 	late      lateFiles
 	locks     lockBooks
 
@@ -267,6 +268,7 @@ func (f *FS) start(dev *os.File) error {
 	if rings {
 		opts.ExtraCapabilities |= fuse.CAP_OVER_IO_URING
 	}
+	f.pruner.start(f)
 	f.watch.enable()
 	front := f.front()
 	protocol := fuse.NewProtocolServer(front, opts)
@@ -343,6 +345,7 @@ func (f *FS) Wait() {
 
 func (f *FS) close() {
 	f.watch.close()
+	f.pruner.close()
 	f.streams.drop(nil)
 	f.locks.close()
 	f.backings.close()
