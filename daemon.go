@@ -51,7 +51,7 @@ func (e *DaemonError) Unwrap() error {
 }
 
 // startDaemon hands the request to a new process, and returns its id when the
-// mount is in place.
+// mount is in place; 0 if there is nothing to serve.
 func (p *plan) startDaemon(ctx context.Context) (pid int, err error) {
 	program := p.opts.Daemon
 	if program == "" {
@@ -89,6 +89,10 @@ func (p *plan) startDaemon(ctx context.Context) (pid int, err error) {
 	if err == nil && result.Error == "" {
 		// It lives on. Somebody has to reap it if this process lives longer.
 		p.served = result.served
+		if result.Unserved {
+			cmd.Wait()
+			return 0, nil
+		}
 		pid := cmd.Process.Pid
 		go cmd.Wait()
 		return pid, nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,24 +18,27 @@ const firstGrace = 100 * time.Millisecond
 
 var endGrace = 5 * time.Second
 
-// waitForServer returns when the server of an unmounted mount has ended, or when it
-// can't end because the mount lives on at another place.
-func waitForServer(pidfd int, major, minor int) {
-	if waitFor(pidfd, firstGrace) || mountedAnywhere(major, minor) {
+// waitForServer returns when the server of unmounted mounts has ended, or when it
+// can't end because one of the mounts lives on at another place.
+func waitForServer(pidfd int, devices ...device) {
+	if waitFor(pidfd, firstGrace) || mountedAnywhere(devices...) {
 		return
 	}
 	waitFor(pidfd, endGrace)
 }
 
-// mountedAnywhere reports whether a mount namespace of any process has a mount of this
-// device. It does not see namespaces without a process, and those of processes that
+// mountedAnywhere reports whether a mount namespace of any process has a mount of one
+// of the devices. It does not see namespaces without a process, and those of processes that
 // this one may not look at.
-func mountedAnywhere(major, minor int) bool {
+func mountedAnywhere(devices ...device) bool {
 	processes, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return false
 	}
-	device := fmt.Appendf(nil, " %d:%d ", major, minor)
+	var columns [][]byte
+	for _, d := range devices {
+		columns = append(columns, fmt.Appendf(nil, " %d:%d ", d.major, d.minor))
+	}
 	seen := make(map[string]bool)
 	for _, dir := range processes {
 		ns, err := os.Readlink(dir + "/ns/mnt")
@@ -51,7 +55,7 @@ func mountedAnywhere(major, minor int) bool {
 			continue // it has ended; another one may be in its namespace
 		}
 		seen[ns+root] = true
-		if bytes.Contains(table, device) {
+		if slices.ContainsFunc(columns, func(c []byte) bool { return bytes.Contains(table, c) }) {
 			return true
 		}
 	}

@@ -63,14 +63,14 @@ func TestUnmountWithCopyElsewhere(t *testing.T) {
 	if unix.Kill(m.PID, 0) != nil {
 		t.Error("the server has ended, although the mount is in use")
 	}
-	if !mountedAnywhere(major, minor) {
+	if !mountedAnywhere(device{major, minor}) {
 		t.Error("mountedAnywhere does not see the mount of the other namespace")
 	}
 	end()
 	if !testenv.Becomes(func() bool { return unix.Kill(m.PID, 0) == unix.ESRCH }) {
 		t.Error("the server outlives its last mount")
 	}
-	if mountedAnywhere(major, minor) {
+	if mountedAnywhere(device{major, minor}) {
 		t.Error("mountedAnywhere sees a mount that is gone")
 	}
 }

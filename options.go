@@ -24,7 +24,7 @@ const (
 type Options struct {
 	Map       idmap.Map
 	Backend   Backend // "" is Auto
-	Recursive bool    // the submounts of the source too
+	Recursive bool    // the submounts of the source too, as mounts of their own
 
 	// Access is with whose ids a FUSE server reaches the source: "" or
 	// AutoAccess for CallerAccess where the source refuses root, as NFS with
@@ -115,6 +115,10 @@ type Mounted struct {
 	Target   string   `json:"target"`
 	PID      int      `json:"pid,omitempty"` // of the FUSE server; 0 for native
 	Warnings []string `json:"warnings,omitempty"`
+
+	// Submounts has the mounts below the source of a recursive mount, unless one FUSE
+	// mount shows all of them.
+	Submounts []Submount `json:"submounts,omitempty"`
 }
 
 // UsageError is a request that no machine could carry out: the caller has to

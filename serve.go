@@ -7,10 +7,11 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
-	"strings"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"github.com/idmount/idmount/fusefs"
@@ -33,6 +34,9 @@ type request struct {
 	NoPass  bool           `json:"no_passthrough,omitempty"`
 	Callers bool           `json:"callers,omitempty"` // CallerAccess
 	Narrow  uint64         `json:"narrow,omitempty"`  // MOUNT_ATTR_* of the submounts
+	Split   bool           `json:"split,omitempty"`   // submounts become mounts of their own
+	Native  bool           `json:"native,omitempty"`  // then: by the kernel where it can
+	Access  Access         `json:"access,omitempty"`  // then: what was asked for, of submounts
 
 	Recursive bool `json:"recursive,omitempty"`
 
@@ -60,6 +64,8 @@ func (p *plan) request() (*request, error) {
 		Target:  p.target,
 		NoPass:  p.opts.NoPassthrough,
 		Callers: p.access == CallerAccess,
+		Native:  p.opts.Backend == Auto && p.mount.Labels.IsZero(),
+		Access:  p.opts.Access,
 
 		Recursive: p.opts.Recursive,
 		Transport: p.opts.Transport,
@@ -84,7 +90,7 @@ func (r *request) openSource(source *os.File, recursive bool) (err error) {
 	if errors.Is(err, unix.ENOSYS) {
 		// Without a clone the mounts below the source are always seen.
 		r.source = source
-		r.Narrow, err = attrsBelow(source)
+		r.Narrow, _, err = attrsBelow(source)
 		return err
 	}
 	defer source.Close()
@@ -93,7 +99,7 @@ func (r *request) openSource(source *os.File, recursive bool) (err error) {
 	}
 	r.Cloned = true
 	if recursive {
-		if r.Narrow, err = attrsBelow(source); err != nil {
+		if r.Narrow, r.Split, err = attrsBelow(source); err != nil {
 			return err
 		}
 	}
@@ -101,30 +107,19 @@ func (r *request) openSource(source *os.File, recursive bool) (err error) {
 }
 
 // attrsBelow returns the attributes that any mount below the source has and
-// that the kernel, not the server, enforces on a FUSE mount. The FUSE mount is one
-// mount for all of them, so all of it gets them: a set-user-ID program or a
-// device node of a nosuid, nodev submount must not work.
-func attrsBelow(source *os.File) (uint64, error) {
+// that the kernel, not the server, enforces on a FUSE mount. Where one FUSE mount
+// shows all of them, all of it gets them: a set-user-ID program or a device node of
+// a nosuid, nodev submount must not work.
+func attrsBelow(source *os.File) (attrs uint64, any bool, err error) {
 	below, err := mounts.Below(source)
 	if err != nil {
-		return 0, fmt.Errorf("mount %s: list the mounts below: %w", source.Name(), err)
+		return 0, false, fmt.Errorf("mount %s: list the mounts below: %w", source.Name(), err)
 	}
-	var attrs uint64
 	for _, m := range below {
-		for option := range strings.SplitSeq(m.Options, ",") {
-			switch option {
-			case "nosuid":
-				attrs |= unix.MOUNT_ATTR_NOSUID
-			case "nodev":
-				attrs |= unix.MOUNT_ATTR_NODEV
-			case "noexec":
-				attrs |= unix.MOUNT_ATTR_NOEXEC
-			case "nosymfollow":
-				attrs |= unix.MOUNT_ATTR_NOSYMFOLLOW
-			}
-		}
+		attrs |= attrsOf(m)
 	}
-	return attrs, nil
+	const enforced = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC | unix.MOUNT_ATTR_NOSYMFOLLOW
+	return attrs & enforced, len(below) > 0, nil
 }
 
 // prepareClone applies the mount options to the server's copy, so that they
@@ -189,6 +184,13 @@ type served struct {
 	Cache       string   `json:"cache"` // what the kernel really keeps
 	CacheReason string   `json:"cache_reason,omitempty"`
 	Warnings    []string `json:"warnings,omitempty"`
+
+	Tree      bool       `json:"tree,omitempty"`     // submounts are mounts of their own: then what follows
+	Unserved  bool       `json:"unserved,omitempty"` // all of them native
+	Backend   Backend    `json:"backend,omitempty"`  // of the top
+	Reason    string     `json:"reason,omitempty"`
+	Access    Access     `json:"access,omitempty"`
+	Submounts []Submount `json:"submounts,omitempty"`
 }
 
 func servedBy(fs *fusefs.FS) served {
@@ -209,6 +211,12 @@ func servedBy(fs *fusefs.FS) served {
 func (s served) apply(m *Mounted) {
 	m.Cache, m.CacheReason = s.Cache, s.CacheReason
 	m.Warnings = append(m.Warnings, s.Warnings...)
+	if s.Tree {
+		m.Backend, m.Reason, m.Access, m.Submounts = s.Backend, s.Reason, s.Access, s.Submounts
+	}
+	if s.Unserved {
+		m.PID = 0
+	}
 }
 
 // serve mounts and serves the request until the mount is gone. If ctx ends
@@ -222,26 +230,112 @@ func (r *request) serve(ctx context.Context, logger *slog.Logger, ready func(ser
 	}
 	heap := spareHeap()
 	defer runtime.KeepAlive(heap)
-	fs, err := fusefs.New(r.source, fusefs.Options{
+	v, err := r.start(logger)
+	if err != nil {
+		return err
+	}
+	for _, p := range v.parts {
+		defer writeState(p.device, p.record).remove()
+	}
+	if err := ready(v.served); err != nil {
+		r.unmount(v, logger)
+		v.wait()
+		return err
+	}
+	// A descriptor of the directory below the mount would make it busy.
+	r.target.Close()
+	r.target = nil
+
+	done := make(chan struct{})
+	go func() {
+		v.wait()
+		close(done)
+	}()
+	for {
+		select {
+		case <-done:
+			return nil
+		case <-ctx.Done():
+			r.unmount(v, logger)
+			// Open files keep it alive; they are served to the end.
+			<-done
+			return nil
+		}
+	}
+}
+
+// view is what a request has become.
+type view struct {
+	parts []*part
+	top   int // the id of the topmost mount, of a tree; else 0
+	served
+}
+
+// part is a FUSE file system.
+type part struct {
+	fs      *fusefs.FS
+	device  uint64
+	record  record
+	sources []*os.File // that have to stay open
+}
+
+// wait returns when nothing is left to serve.
+func (v *view) wait() {
+	for _, p := range v.parts {
+		p.fs.Wait()
+		for _, f := range p.sources {
+			f.Close()
+		}
+	}
+}
+
+// start mounts the request's view at the target.
+func (r *request) start(logger *slog.Logger) (*view, error) {
+	var warnings []string
+	if r.Split {
+		v, err := r.attachTree(logger)
+		if err == nil {
+			return v, nil
+		}
+		logger.Warn("one FUSE mount shows all submounts", "source", r.Source, "cause", err)
+		warnings = append(warnings, fmt.Sprintf("the submounts are part of one FUSE mount, and nosuid, nodev, noexec and nosymfollow of any of them hold for all of it: %v", err))
+	}
+	fs, err := r.newFS(r.source, r.Relay, r.Callers, 1, logger)
+	if err != nil {
+		return nil, err
+	}
+	attrs, err := r.attrs()
+	if err != nil {
+		return nil, err
+	}
+	device, err := r.attach(fs, r.mountOptions(r.Source, attrs))
+	if err != nil {
+		return nil, err
+	}
+	v := &view{parts: []*part{{fs: fs, device: device, record: r.record(r.source, r.Source, r.Narrow)}}, served: servedBy(fs)}
+	v.Warnings = append(v.Warnings, warnings...)
+	return v, nil
+}
+
+// newFS makes a file system of a mount of the source.
+func (r *request) newFS(source *os.File, relay, callers bool, shares int, logger *slog.Logger) (*fusefs.FS, error) {
+	return fusefs.New(source, fusefs.Options{
 		Map:           r.Map,
-		Relay:         r.Relay,
+		Relay:         relay,
 		Cache:         r.Cache,
 		Logger:        logger,
 		OwnMount:      r.Cloned,
 		NoPassthrough: r.NoPass,
-		AsCallers:     r.Callers,
+		AsCallers:     callers,
 		Transport:     r.Transport,
+		Shares:        shares,
 		Requests:      r.requests,
 	})
-	if err != nil {
-		return err
-	}
-	attrs, err := r.attrs()
-	if err != nil {
-		return err
-	}
+}
+
+func (r *request) mountOptions(source string, attrs uint64) sys.FuseMountOptions {
 	o := sys.FuseMountOptions{
-		Source:             r.Source,
+		Source:             source,
 		Subtype:            "idmount",
 		AllowOther:         true,
 		DefaultPermissions: true,
@@ -251,37 +345,7 @@ func (r *request) serve(ctx context.Context, logger *slog.Logger, ready func(ser
 	for _, l := range r.Mount.Labels.All() {
 		o.Labels = append(o.Labels, sys.FuseLabel(l))
 	}
-	device, err := r.attach(fs, o)
-	if err != nil {
-		return err
-	}
-	state := writeState(device, r.record())
-	defer state.remove()
-	if err := ready(servedBy(fs)); err != nil {
-		r.unmount(device, logger)
-		fs.Wait()
-		return err
-	}
-	// A descriptor of the directory below the mount would make it busy.
-	r.target.Close()
-	r.target = nil
-
-	done := make(chan struct{})
-	go func() {
-		fs.Wait()
-		close(done)
-	}()
-	for {
-		select {
-		case <-done:
-			return nil
-		case <-ctx.Done():
-			r.unmount(device, logger)
-			// Open files keep it alive; they are served to the end.
-			<-done
-			return nil
-		}
-	}
+	return o
 }
 
 // attach mounts fs at the target: nobody sees the target before it is ready.
@@ -360,14 +424,21 @@ func (r *request) attachInPlace(fs *fusefs.FS, o sys.FuseMountOptions) (uint64, 
 // unmount takes the mount away from its target if it is still there: at once
 // if nobody uses it, else as soon as nobody does. It asks the mount table what is
 // there and not the mount, whose source may not answer.
-func (r *request) unmount(device uint64, logger *slog.Logger) {
+func (r *request) unmount(v *view, logger *slog.Logger) {
 	m, err := mountAt(r.Target)
 	if err != nil {
 		logger.Error("umount", "target", r.Target, "cause", err)
 		return
 	}
-	if m == nil || unix.Mkdev(uint32(m.Major), uint32(m.Minor)) != device {
+	if m == nil || !v.is(m) {
 		return
+	}
+	if v.top != 0 {
+		// What is in use is seen when the top is unmounted.
+		below, _ := mounts.On(m)
+		for _, sub := range slices.Backward(below) {
+			unix.Unmount(sub.Mountpoint, unix.UMOUNT_NOFOLLOW)
+		}
 	}
 	err = unix.Unmount(r.Target, unix.UMOUNT_NOFOLLOW)
 	for deadline := time.Now().Add(time.Second); err == unix.EBUSY && time.Now().Before(deadline); {
@@ -380,6 +451,14 @@ func (r *request) unmount(device uint64, logger *slog.Logger) {
 	if err != nil {
 		logger.Error("umount", "target", r.Target, "cause", err)
 	}
+}
+
+// is reports whether a mount of the mount table is the topmost of what is served.
+func (v *view) is(m *mountinfo.Info) bool {
+	if v.top != 0 {
+		return m.ID == v.top
+	}
+	return unix.Mkdev(uint32(m.Major), uint32(m.Minor)) == v.parts[0].device
 }
 
 // spareProcs is how many threads of a server usually wait at a time.

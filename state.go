@@ -47,21 +47,21 @@ type record struct {
 	Narrow    uint64    `json:"narrow"`    // see request
 }
 
-func (r *request) record() record {
+func (r *request) record(source *os.File, path string, narrow uint64) record {
 	rec := record{
-		Source:    []byte(r.Source),
+		Source:    []byte(path),
 		Map:       r.Map,
 		Recursive: r.Recursive,
 		Cache:     r.Cache.String(),
 		Callers:   r.Callers,
-		Narrow:    r.Narrow,
+		Narrow:    narrow,
 	}
 	var st unix.Stat_t
-	if unix.Fstat(int(r.source.Fd()), &st) == nil {
+	if unix.Fstat(int(source.Fd()), &st) == nil {
 		rec.Dev, rec.Ino = st.Dev, st.Ino
 	}
 	var fs unix.Statfs_t
-	rec.ReadOnly = unix.Fstatfs(int(r.source.Fd()), &fs) != nil || fs.Flags&unix.ST_RDONLY != 0
+	rec.ReadOnly = unix.Fstatfs(int(source.Fd()), &fs) != nil || fs.Flags&unix.ST_RDONLY != 0
 	return rec
 }
 

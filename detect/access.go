@@ -41,6 +41,14 @@ func (r *Report) relayAccess() Finding {
 // accessTries bounds how many entries of the source are looked at.
 const accessTries = 256
 
+// AccessTo says how a FUSE server is to reach a mount of a type, and why: see
+// Report.Access and Report.RootAccess.
+func AccessTo(src *os.File, fstype string, want Access) (Access, Finding) {
+	r := Report{Path: src.Name(), FSType: fstype}
+	r.probeRootAccess(src, want)
+	return r.Access, r.RootAccess
+}
+
 // probeRootAccess finds out whether root is refused what root may do on any
 // local file system: an NFS server with root_squash takes root for nobody. It
 // asks for rights (access(2)) that the mode gives to nobody but an owner, on the

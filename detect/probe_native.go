@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"github.com/idmount/idmount/idmap"
@@ -121,7 +122,7 @@ func (r *Report) probeSubmounts(src, ns *os.File) {
 		if err != nil {
 			continue // covered by a later mount or gone; the rest decides
 		}
-		finding := probeIdmapOf(f, ns)
+		finding := IdmapMount(f, m, ns)
 		f.Close()
 		r.Mounts = append(r.Mounts, MountFinding{m.Mountpoint, m.FSType, finding})
 	}
@@ -140,10 +141,17 @@ func (r *Report) probeSubmounts(src, ns *os.File) {
 	}
 }
 
-// probeIdmapOf gives a clone of one mount a map. The clone is never attached.
 func probeIdmapOf(src, ns *os.File) Finding {
+	m, _ := mounts.Of(src)
+	return IdmapMount(src, m, ns)
+}
+
+// IdmapMount says whether the kernel gives a mount the map of a user namespace. It
+// tries on a clone of the one mount that src is on, which is never attached. The
+// mount's entry of the mount table may be nil if there is none.
+func IdmapMount(src *os.File, m *mountinfo.Info, ns *os.File) Finding {
 	fstype, mapped := "this file system", false
-	if m, err := mounts.Of(src); err == nil {
+	if m != nil {
 		fstype, mapped = m.FSType, mounts.Idmapped(m)
 	}
 	if ns == nil {

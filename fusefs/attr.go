@@ -30,9 +30,16 @@ func (f *FS) attributes(n *node, fd int, out *fuse.AttrOut) fuse.Status {
 		return fuse.Status(errno)
 	}
 	if !n.is(st.Mode) {
-		return fuse.Status(unix.ESTALE)
+		if n != f.root {
+			return fuse.Status(unix.ESTALE)
+		}
+		st.Mode = unix.S_IFDIR // of a source that is no directory
 	}
 	f.own.attr(&st, n.tag, &out.Attr)
+	if f.assembling.Load() {
+		disguise(&out.Attr)
+		return fuse.OK
+	}
 	out.SetTimeout(f.attrValidity(n, st.Mode, began))
 	return fuse.OK
 }

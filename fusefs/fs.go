@@ -42,6 +42,10 @@ type Options struct {
 	// 6.9. It exists to test and measure that.
 	NoPassthrough bool
 
+	// Shares is how many file systems the process serves, which share its
+	// descriptors; 0 is 1.
+	Shares int
+
 	Requests *Requests // nil counts nothing
 }
 
@@ -68,6 +72,10 @@ type FS struct {
 	late      lateFiles
 	locks     lockBooks
 
+	views      []*os.File  // besides source; see AddView
+	assembling atomic.Bool // see Assemble
+	carriers   carriers
+
 	requests *Requests // nil counts nothing
 
 	transport       Transport
@@ -91,7 +99,8 @@ type FS struct {
 }
 
 // New prepares a file system that shows the directory source. The descriptor
-// may be O_PATH, stays the caller's, and has to stay open until Wait returns.
+// may be O_PATH, stays the caller's, and has to stay open until Wait returns. Another
+// kind of file can be shown as a view: see AddView.
 //
 // The calling process needs umask 0, and uid 0 or equivalent capabilities
 // towards the source; those that the calling thread has are used.
@@ -130,15 +139,12 @@ func New(source *os.File, o Options) (*FS, error) {
 		f.log = slog.New(slog.DiscardHandler)
 	}
 	f.streams.open = make(map[uint64]*stream)
-	f.fds.setBudget(descriptorBudget())
+	f.fds.setBudget(descriptorBudget() / max(o.Shares, 1))
 	f.passOff.Store(o.NoPassthrough || o.AsCallers || o.Cache.Mode == CacheExclusive)
 
 	var st unix.Stat_t
 	if errno := sys.Stat(int(source.Fd()), &st); errno != 0 {
 		return nil, &sys.Error{Op: "stat", Path: source.Name(), Err: errno}
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return nil, &sys.Error{Op: "open", Path: source.Name(), Err: unix.ENOTDIR}
 	}
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(int(source.Fd()), &fs); err != nil {
@@ -179,6 +185,7 @@ func New(source *os.File, o Options) (*FS, error) {
 		f.mounts.close()
 		return nil, &sys.Error{Op: "fcntl", Path: source.Name(), Err: err}
 	}
+	// The FUSE root is a directory, also where the source is none and is seen as a view.
 	f.root = &node{typ: unix.S_IFDIR, tag: f.devices.tag(st.Dev)}
 	var key keyBuf
 	f.root.key = string(key.ofInode(&st))

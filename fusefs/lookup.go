@@ -205,20 +205,48 @@ func (f *FS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse.
 	if !validName(name) {
 		return fuse.Status(unix.ENOENT)
 	}
-	if h.NodeId == rootID && name == innerRoot && f.rerooting.Load() {
-		return fuse.Status(f.inner(out))
+	if f.rerooting.Load() {
+		return fuse.Status(f.lookupPrivate(h.NodeId, name, out))
 	}
-	dir, u := f.pathOf(h.NodeId)
-	if u.errno != 0 {
-		return fuse.Status(u.errno)
-	}
-	defer u.done()
-	errno := f.entry(dir, u.fd, name, out)
+	errno := f.lookup(h.NodeId, name, out)
 	if errno == unix.ENOENT && out.EntryTimeout() > 0 {
 		out.NodeId = 0 // there is none, and the kernel may keep that
 		return fuse.OK
 	}
+	if errno != 0 {
+		errno = f.carriers.failure(h.NodeId, name, errno)
+	}
 	return fuse.Status(errno)
+}
+
+func (f *FS) lookup(id uint64, name string, out *fuse.EntryOut) unix.Errno {
+	dir, u := f.pathOf(id)
+	if u.errno != 0 {
+		return u.errno
+	}
+	defer u.done()
+	return f.entry(dir, u.fd, name, out)
+}
+
+// lookupPrivate is lookup while nobody sees the mount but who makes it.
+func (f *FS) lookupPrivate(id uint64, name string, out *fuse.EntryOut) unix.Errno {
+	view, errno := false, unix.ENOENT
+	if id == rootID {
+		errno = f.inner(name, out)
+		view = errno == 0
+	}
+	if errno == unix.ENOENT {
+		errno = f.lookup(id, name, out)
+	}
+	if errno == 0 && f.assembling.Load() {
+		if !view {
+			f.carriers.add(id, name)
+		}
+		disguise(&out.Attr)
+		out.SetAttrTimeout(0)
+		out.SetEntryTimeout(0)
+	}
+	return errno
 }
 
 // Forget implements fuse.RawFileSystem.

@@ -49,7 +49,7 @@ func noHandles(err error) bool {
 func newMounts(source *os.File, w *watch, logger *slog.Logger) (*mounts, error) {
 	m := &mounts{byID: make(map[int32]*mount), watch: w, log: logger}
 	fd, errno := openDir(int(source.Fd()), ".")
-	if errno == unix.EACCES {
+	if errno == unix.EACCES || errno == unix.ENOTDIR {
 		return m, nil // a source that refuses root to list it; each file is kept open then
 	}
 	if errno != 0 {

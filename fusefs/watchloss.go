@@ -57,7 +57,10 @@ func (w *watch) recover() {
 		}
 		began := time.Now()
 		// Before Linux 6.16 the kernel can't forget all names: they expire.
-		w.fs.conn.IncreaseEpoch()
+		if !w.fs.carriers.any.Load() {
+			// It also takes away what is mounted on a name (fuse_dentry_revalidate).
+			w.fs.conn.IncreaseEpoch()
+		}
 		if !w.walk() {
 			return
 		}

@@ -181,6 +181,30 @@ func (r *mountRequest) print(m *idmount.Mounted, stdout, stderr io.Writer) error
 	if m.CacheReason != "" {
 		cache += " (" + m.CacheReason + ")"
 	}
-	_, err := fmt.Fprintf(stdout, "%s: mounted by %s (%s)%s\n", m.Target, m.Backend, m.Reason, cache)
-	return err
+	if _, err := fmt.Fprintf(stdout, "%s: mounted by %s (%s)%s\n", m.Target, m.Backend, m.Reason, cache); err != nil {
+		return err
+	}
+	return printSubmounts(m, stdout)
+}
+
+// printSubmounts lists the submounts that are not mounted in the way of the top.
+func printSubmounts(m *idmount.Mounted, stdout io.Writer) error {
+	const most = 20
+	n := 0
+	for _, s := range m.Submounts {
+		if s.Backend == m.Backend {
+			continue
+		}
+		if n++; n > most {
+			continue
+		}
+		if _, err := fmt.Fprintf(stdout, "  %s: by %s (%s)\n", s.Path, s.Backend, s.Reason); err != nil {
+			return err
+		}
+	}
+	if n > most {
+		_, err := fmt.Fprintf(stdout, "  and %d more, which --json lists\n", n-most)
+		return err
+	}
+	return nil
 }

@@ -47,7 +47,13 @@ func MountWith(t testing.TB, source string, m *Map, backend string, o idmount.Op
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { testenv.Unmount(t, target) })
+	t.Cleanup(func() {
+		if !o.Recursive {
+			testenv.Unmount(t, target)
+		} else if err := idmount.Unmount(target, false); err != nil {
+			t.Error(err)
+		}
+	})
 	if mounted.Backend != idmount.Backend(backend) {
 		t.Fatalf("mounted by %s (%s), want %s", mounted.Backend, mounted.Reason, backend)
 	}

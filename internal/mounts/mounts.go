@@ -96,7 +96,7 @@ func Idmapped(m *mountinfo.Info) bool {
 }
 
 func table(f *os.File) ([]*mountinfo.Info, *mountinfo.Info, error) {
-	id, err := mountID(f)
+	id, err := ID(f)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -112,7 +112,8 @@ func table(f *os.File) ([]*mountinfo.Info, *mountinfo.Info, error) {
 	return nil, nil, fmt.Errorf("mount of %s (id %d): %w", f.Name(), id, ErrNotFound)
 }
 
-func mountID(f *os.File) (int, error) {
+// ID returns the id of the mount that f is on.
+func ID(f *os.File) (int, error) {
 	// statx has it too, but only since 5.8.
 	path := "/proc/thread-self/fdinfo/" + strconv.Itoa(int(f.Fd()))
 	data, err := os.ReadFile(path)

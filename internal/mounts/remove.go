@@ -122,7 +122,7 @@ func Detach(f *os.File) error {
 // Remove unmounts the mount that f is the root of, and no other. It closes f. A
 // mount that is used is EBUSY, as is one that has mounts on it.
 func Remove(f *os.File) error {
-	id, err := mountID(f)
+	id, err := ID(f)
 	if err != nil {
 		f.Close()
 		return err
@@ -184,7 +184,7 @@ func findPlace(path string) (*place, error) {
 		last = state
 		if i == len(names)-1 {
 			p := &place{dir: dir, name: name, safe: safe && !state.writable()}
-			if p.mount, err = mountID(dir); err != nil {
+			if p.mount, err = ID(dir); err != nil {
 				dir.Close()
 				return nil, err
 			}
@@ -208,7 +208,7 @@ func (p *place) openMount(all []*mountinfo.Info, m *mountinfo.Info) (*os.File, e
 	if err != nil {
 		return nil, err
 	}
-	id, err := mountID(f)
+	id, err := ID(f)
 	switch {
 	case err != nil:
 	case id == m.ID && id != p.mount:
@@ -258,15 +258,20 @@ func (p *place) pin(all []*mountinfo.Info, m *mountinfo.Info) (pins []*os.File, 
 	movable := slices.ContainsFunc(all, func(on *mountinfo.Info) bool {
 		return on.ID == p.mount && strings.HasPrefix(on.FSType, "fuse")
 	})
+	safe := map[string]bool{} // directories, of which many mounts may have one
 	for _, other := range all {
 		if other.Parent != p.mount || other.ID == m.ID || other.ID == other.Parent || covers(all, m.ID, other) {
+			continue
+		}
+		dir := filepath.Dir(other.Mountpoint)
+		if safe[dir] && !movable {
 			continue
 		}
 		at, err := findPlace(other.Mountpoint)
 		if err != nil {
 			return pins, err
 		}
-		if at.safe && !movable {
+		if safe[dir] = at.safe; at.safe && !movable {
 			at.close()
 			continue
 		}
@@ -276,7 +281,7 @@ func (p *place) pin(all []*mountinfo.Info, m *mountinfo.Info) (pins []*os.File, 
 			return pins, err
 		}
 		pins = append(pins, f)
-		if id, err := mountID(f); err != nil {
+		if id, err := ID(f); err != nil {
 			return pins, err
 		} else if id != other.ID && !covers(all, id, other) {
 			return pins, errMoved

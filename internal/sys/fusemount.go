@@ -94,7 +94,7 @@ func FuseMountAt(o FuseMountOptions, target string) (dev *os.File, err error) {
 	for _, p := range o.params(int(dev.Fd()), false) {
 		data = append(data, p.String())
 	}
-	flags, err := mountFlags(o.Attrs)
+	flags, err := MountFlags(o.Attrs)
 	if err == nil {
 		err = unix.Mount(o.Source, target, o.typeName(), flags, strings.Join(data, ","))
 	}
@@ -188,8 +188,8 @@ func (o FuseMountOptions) params(dev int, context bool) []fsParam {
 	return ps
 }
 
-// mountFlags says attrs in the flags of mount(2).
-func mountFlags(attrs uint64) (uintptr, error) {
+// MountFlags says attrs in the flags of mount(2).
+func MountFlags(attrs uint64) (uintptr, error) {
 	// relatime is 0 in attrs and mount(2)'s default too, but said aloud it
 	// also wins over a strictatime default.
 	var flags uintptr

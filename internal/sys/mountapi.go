@@ -102,7 +102,7 @@ func SetMountAttrs(mnt *os.File, attrs uint64) error {
 	if !errors.Is(err, unix.ENOSYS) { // Linux 5.12
 		return err
 	}
-	flags, err := mountFlags(attrs)
+	flags, err := MountFlags(attrs)
 	if err == nil {
 		err = unix.Mount("", fdPath(mnt), "", flags|unix.MS_REMOUNT|unix.MS_BIND, "")
 	}
@@ -142,10 +142,15 @@ func MoveMount(mnt *os.File, target string) error {
 // target, so that nobody can swap the target in between. An O_PATH file will
 // do.
 func MoveMountTo(mnt, target *os.File) error {
-	err := unix.MoveMount(int(mnt.Fd()), "", int(target.Fd()), "",
+	return MoveMountAt(mnt, int(target.Fd()), target.Name())
+}
+
+// MoveMountAt is MoveMountTo for a descriptor; name is for messages.
+func MoveMountAt(mnt *os.File, target int, name string) error {
+	err := unix.MoveMount(int(mnt.Fd()), "", target, "",
 		unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
 	if err != nil {
-		return &Error{Op: "move_mount", Path: target.Name(), Err: err}
+		return &Error{Op: "move_mount", Path: name, Err: err}
 	}
 	return nil
 }
