@@ -7,10 +7,15 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -82,6 +87,106 @@ func TestWaitingRequests(t *testing.T) {
 				t.Errorf("flock: %v", err)
 			}
 		}
+	})
+}
+
+// TestLeaseWaiters: callers that wait until somebody gives up a lease at the source keep
+// nobody else waiting, whether they open the file or truncate it, and however many they
+// are. Each waits until the lease is given up, or until it is killed.
+func TestLeaseWaiters(t *testing.T) {
+	onTransports(t, func(t *testing.T, o idmount.Options) {
+		n := 1100
+		if o.Transport == idmount.TransportRing {
+			n = 400 // of the 500 that there may be
+		}
+		source := testenv.Source(t, "tmpfs")
+		write(t, source+"/file", "text")
+		write(t, source+"/other", "text")
+		target, _ := mount(t, source, o)
+		holder, err := os.OpenFile(source+"/file", os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer holder.Close()
+		lease(t, holder)
+		var waiters sync.WaitGroup
+		var done atomic.Int32
+		for i := range n {
+			waiters.Go(func() {
+				err := error(unix.EINTR)
+				for err == unix.EINTR { // a signal of Go's own
+					if i%200 == 0 { // the kernel has one ask at a time
+						err = unix.Truncate(target+"/file", 2)
+						continue
+					}
+					var fd int
+					if fd, err = unix.Open(target+"/file", unix.O_WRONLY|unix.O_CLOEXEC, 0); err == nil {
+						unix.Close(fd)
+					}
+				}
+				done.Add(1)
+				if err != nil {
+					t.Errorf("waiter %d: %v", i, err)
+				}
+			})
+		}
+		testenv.WaitFor(t, "not all wait", func() bool { return inCalls(unix.SYS_OPENAT, unix.SYS_TRUNCATE) >= n })
+		for i := range 20 {
+			write(t, fmt.Sprintf("%s/f%d", target, i), "text")
+			if _, err := os.ReadFile(target + "/other"); err != nil {
+				t.Error(err)
+			}
+		}
+		// After fs.lease-break-time, 45 s, the kernel takes the lease away, and nobody waits.
+		if n := done.Load(); n > 0 {
+			t.Errorf("%d waited no longer, as others did", n)
+		}
+		if fd, err := unix.Open(target+"/file", unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err != unix.EWOULDBLOCK {
+			unix.Close(fd)
+			t.Errorf("open with O_NONBLOCK: %v, want EWOULDBLOCK", err)
+		}
+		impatient := exec.Command("sh", "-c", "exec 3>>\"$1\"", "sh", target+"/file")
+		if err := impatient.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(50 * time.Millisecond) // it waits, or is killed before: both are fine
+		_ = impatient.Process.Kill()
+		testenv.Returns(t, "a waiter that is killed", func() { _ = impatient.Wait() })
+		if impatient.ProcessState.Exited() {
+			t.Errorf("a waiter ended before it was killed: %v", impatient.ProcessState)
+		}
+		if n := done.Load(); n > 0 {
+			t.Errorf("%d did not wait", n)
+		}
+		if _, err := unix.FcntlInt(holder.Fd(), unix.F_SETLEASE, unix.F_UNLCK); err != nil {
+			t.Error(err)
+		}
+		testenv.Returns(t, "a file without a lease is waited for", waiters.Wait)
+		if st, err := os.Stat(source + "/file"); err != nil || st.Size() != 2 {
+			t.Errorf("the file has been truncated: %v, %v", st, err)
+		}
+	})
+}
+
+// inCalls counts the threads of this process that wait in one of the system calls.
+func inCalls(numbers ...int) (n int) {
+	tasks, _ := filepath.Glob("/proc/self/task/*/syscall")
+	for _, task := range tasks {
+		text, _ := os.ReadFile(task)
+		number, _, _ := strings.Cut(string(text), " ")
+		if no, err := strconv.Atoi(number); err == nil && slices.Contains(numbers, no) {
+			n++
+		}
+	}
+	return n
+}
+
+// lease takes a lease of a file that is open for both, as soon as nobody else has it open.
+func lease(t *testing.T, f *os.File) {
+	t.Helper()
+	testenv.WaitFor(t, "no lease can be had", func() bool {
+		_, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_WRLCK)
+		return err == nil
 	})
 }
 

@@ -149,8 +149,15 @@ func (f *FS) truncate(n *node, fd int, in *fuse.SetAttrIn, size int64) unix.Errn
 	if in.Valid&fuse.FATTR_FH != 0 && f.isDescriptor(in.Fh) {
 		fd = int(in.Fh)
 		set = func() unix.Errno { return sys.Errno(unix.Ftruncate(fd, size)) }
-	} else if size == 0 && n.justOpened(in.Pid) {
-		set = func() unix.Errno { return truncateToOpen(fd) }
+	} else {
+		done, errno := f.breakLeases(n, fd)
+		if errno != 0 {
+			return errno
+		}
+		defer done()
+		if size == 0 && n.justOpened(in.Pid) {
+			set = func() unix.Errno { return truncateToOpen(fd) }
+		}
 	}
 	return f.alter(in.Pid, fd, kernelVerdict(in.Valid&fuse.FATTR_KILL_SUIDGID != 0), func() unix.Errno {
 		return f.keepFileCap(n, fd, set)

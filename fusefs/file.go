@@ -1,11 +1,10 @@
 package fusefs
 
 import (
-	"time"
-
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"github.com/idmount/idmount/internal/fuseconn"
 	"github.com/idmount/idmount/internal/sys"
 )
 
@@ -21,7 +20,7 @@ func diskOpenFlags(flags uint32) int {
 const fasync = unix.O_ASYNC
 
 // Open implements fuse.RawFileSystem.
-func (f *FS) Open(x <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	if f.cache.Mode == CacheExclusive {
 		return fuse.ENOSYS // and the kernel asks no more
 	}
@@ -42,7 +41,7 @@ func (f *FS) Open(x <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 	if f.mountOf(n) == nil {
 		flags &^= unix.O_NOFOLLOW // the entry in /proc is a link
 	}
-	fd, errno := f.openPatiently(x, n, flags)
+	fd, errno := f.openUnlessLeased(n, flags)
 	if errno == 0 && in.Flags&unix.O_DIRECT != 0 {
 		errno = takesDirect(fd)
 	}
@@ -54,22 +53,36 @@ func (f *FS) Open(x <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 	return fuse.OK
 }
 
-// openPatiently waits until nobody has a lease on the file that forbids to open it,
-// or x is closed. The kernel's own waiting ends by a signal to the caller, of which
-// a thread here would not hear. Without x it does not wait, and returns EAGAIN.
-func (f *FS) openPatiently(x <-chan struct{}, n *node, flags int) (int, unix.Errno) {
-	const most = 50 * time.Millisecond
-	for pause := time.Millisecond; ; pause = min(2*pause, most) {
-		fd, errno := f.reopen(n, flags|unix.O_NONBLOCK)
-		if errno != unix.EAGAIN || flags&unix.O_NONBLOCK != 0 || x == nil {
-			return fd, errno
-		}
-		select {
-		case <-x:
-			return -1, unix.EINTR
-		case <-time.After(pause):
-		}
+// openUnlessLeased opens a file. Where a lease forbids that, it asks the holder to give
+// the lease up, and returns fuseconn.Deferred unless the caller does not wait (O_NONBLOCK).
+// The wait is up to the holder, for fs.lease-break-time seconds or, if that is 0, for ever.
+func (f *FS) openUnlessLeased(n *node, flags int) (int, unix.Errno) {
+	fd, errno := f.reopen(n, flags|unix.O_NONBLOCK)
+	if errno == unix.EAGAIN && flags&unix.O_NONBLOCK == 0 {
+		errno = fuseconn.Deferred
 	}
+	return fd, errno
+}
+
+// breakLeases asks those who have a lease on a file to give it up, as truncate(2) by path
+// does, which then waits. Here that is fuseconn.Deferred. Until done is called nobody can
+// get a new lease.
+func (f *FS) breakLeases(n *node, fd int) (done func(), errno unix.Errno) {
+	none := func() {}
+	if f.remoteData || f.asCallers || !n.isRegular() {
+		return none, 0 // they have no leases, or none that a truncation here waits for
+	}
+	if u := n.usage.Load(); u != nil && u.writers.Load() > 0 {
+		return none, 0 // a file that is open for writing has no leases
+	}
+	held, errno := sys.Reopen(fd, unix.O_WRONLY|unix.O_NONBLOCK)
+	switch errno {
+	case 0:
+		return func() { unix.Close(held) }, 0
+	case unix.EAGAIN:
+		return none, fuseconn.Deferred
+	}
+	return none, 0 // truncate(2) says what is wrong
 }
 
 // takesDirect closes fd if its file system has no O_DIRECT: the kernel, when it

@@ -257,6 +257,8 @@ func (f *FS) start(dev *os.File) error {
 	}
 	f.conn, f.kernel = conn, conn.Init
 	conn.Remote = f.remoteData || f.asCallers
+	conn.Dropped = f.locks.interrupted
+	f.locks.resume = conn.Resume
 	if f.kernel.Flags&fuse.CAP_PASSTHROUGH == 0 {
 		f.passOff.Store(true)
 		f.passExec = false

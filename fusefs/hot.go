@@ -32,9 +32,8 @@ const (
 // than most take.
 //
 // It returns false, and has done nothing, for all others, for those with extensions,
-// and for those that it does not understand. What it calls is given no channel, as
-// nobody hears of interruptions here: Open returns EAGAIN instead of waiting, and is
-// then called in the other way.
+// and for those that it does not understand. What it calls is given no channel, as none
+// of it waits: see fuseconn.Deferred.
 func hot(fs fuse.RawFileSystem, in, out [][]byte) (n int, ok bool) {
 	m := message(in)
 	h := structure[fuse.InHeader](m)
@@ -84,8 +83,7 @@ func hot(fs fuse.RawFileSystem, in, out [][]byte) (n int, ok bool) {
 		if in := structure[fuse.OpenIn](m); in != nil {
 			var o *fuse.OpenOut
 			o, size = room[fuse.OpenOut](body)
-			status = fs.Open(nil, in, o)
-			ok = status != fuse.EAGAIN
+			status, ok = fs.Open(nil, in, o), true
 		}
 	case wireCreate:
 		in := structure[fuse.CreateIn](m)

@@ -11,6 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/fuseconn"
 )
 
 // echo is a file system that says what it is asked, and answers with what is easily
@@ -145,9 +147,11 @@ func TestHotIsHot(t *testing.T) {
 			t.Errorf("opcode %d: %t, calls %q", opcode, ok, e.heard)
 		}
 	}
-	e := &echo{RawFileSystem: fuse.NewDefaultRawFileSystem(), status: fuse.EAGAIN}
-	if _, ok := hot(e, [][]byte{message160(wireOpen, 160, 64)}, [][]byte{make([]byte, 4096)}); ok {
-		t.Error("OPEN that has to wait is not left to go-fuse")
+	e := &echo{RawFileSystem: fuse.NewDefaultRawFileSystem(), status: fuse.Status(fuseconn.Deferred)}
+	out := make([]byte, 4096)
+	n, ok := hot(e, [][]byte{message160(wireOpen, 160, 64)}, [][]byte{out})
+	if errno := -int32(binary.NativeEndian.Uint32(out[4:])); !ok || n != answerHeader || errno != int32(fuseconn.Deferred) {
+		t.Errorf("OPEN that has to wait: %t, errno %d in %d bytes", ok, errno, n)
 	}
 }
 

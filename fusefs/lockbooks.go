@@ -2,7 +2,6 @@ package fusefs
 
 import (
 	"slices"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -42,6 +41,7 @@ func (s span) conflicts(o span) bool {
 // lockOwner has record locks on one file.
 type lockOwner struct {
 	process
+	queue           // of those whose way its locks are in
 	fd          int // open file of the source with the locks
 	read, write bool
 	handles     map[uint64]struct{} // through which it has locked
@@ -94,75 +94,6 @@ func (l *fileLocks) flockers(r *lockRequest) []process {
 	return out
 }
 
-func (f *FS) wait(l *fileLocks, r lockRequest) *lockWaiter {
-	w := &lockWaiter{file: l, req: r, wake: make(chan struct{}, 1)}
-	f.locks.mu.Lock()
-	defer f.locks.mu.Unlock()
-	l.waiters[w] = struct{}{}
-	return w
-}
-
-func (f *FS) stopWaiting(w *lockWaiter) {
-	f.locks.mu.Lock()
-	defer f.locks.mu.Unlock()
-	delete(w.file.waiters, w)
-	if f.locks.waiting[w.req.owner] == w {
-		delete(f.locks.waiting, w.req.owner)
-	}
-}
-
-// wakeAll has all waiters of a file try again. lockBooks.mu is held.
-func (f *FS) wakeAll(l *fileLocks) {
-	for w := range l.waiters {
-		select {
-		case w.wake <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// blocked reports whether locks of the mount are in a waiter's way, which wake
-// it when they go, and how long to wait at most if not. EDEADLK means that it
-// would wait for somebody who waits for it.
-func (f *FS) blocked(w *lockWaiter, r *lockRequest) (ours bool, most time.Duration, errno unix.Errno) {
-	l := w.file
-	f.locks.mu.Lock()
-	defer f.locks.mu.Unlock()
-	most = lockPollMost + time.Duration(len(l.waiters))*lockPollEach
-	if r.flock {
-		return len(l.flockers(r)) > 0, most, 0
-	}
-	if f.locks.waiting == nil {
-		f.locks.waiting = make(map[uint64]*lockWaiter)
-	}
-	f.locks.waiting[r.owner] = w
-	blockers := l.blockers(r)
-	if f.locks.waitsFor(l, blockers, r.owner, map[uint64]bool{}) {
-		return true, most, unix.EDEADLK
-	}
-	return len(blockers) > 0, most, 0
-}
-
-// waitsFor reports whether one of the owners waits, over however many others,
-// for a lock of owner. As natively, that is for POSIX locks: an open file can be
-// shared by processes, one of which may unlock what another waits for.
-func (b *lockBooks) waitsFor(l *fileLocks, among []uint64, owner uint64, seen map[uint64]bool) bool {
-	for _, id := range among {
-		o := l.owners[id]
-		if seen[id] || o == nil || !o.posix {
-			continue
-		}
-		if id == owner {
-			return true
-		}
-		seen[id] = true
-		if w := b.waiting[id]; w != nil && b.waitsFor(w.file, w.file.blockers(&w.req), owner, seen) {
-			return true
-		}
-	}
-	return false
-}
-
 // know and forget keep the list of files with locks. mu is held.
 func (b *lockBooks) know(l *fileLocks) {
 	if b.files == nil {
@@ -187,7 +118,9 @@ func (b *lockBooks) close() {
 			unix.Close(o.fd)
 		}
 		clear(l.owners)
+		clear(l.waiters)
 	}
+	clear(b.waiters)
 	clear(b.files)
 }
 

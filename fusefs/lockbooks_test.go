@@ -6,6 +6,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
+
+	"github.com/idmount/idmount/internal/fuseconn"
 )
 
 // The books of an owner say of every byte what the last request for it said.
@@ -56,29 +58,27 @@ func TestSpanToTheEndOfTheFile(t *testing.T) {
 
 // Three owners in a ring: whoever closes it is told.
 func TestDeadlockIsFoundOverOthers(t *testing.T) {
-	f := &FS{}
-	l := &fileLocks{owners: map[uint64]*lockOwner{}, waiters: map[*lockWaiter]struct{}{}}
+	var b lockBooks
+	l := newFileLocks(nil)
 	for id := uint64(1); id <= 3; id++ {
 		o := &lockOwner{process: process{posix: true}}
 		o.set(span{id, id, unix.F_WRLCK})
 		l.owners[id] = o
 	}
-	ask := func(id uint64) (bool, unix.Errno) {
+	ask := func(id uint64) unix.Errno {
 		next := id%3 + 1
-		r := lockRequest{owner: id, span: span{next, next, unix.F_WRLCK}}
-		ours, _, errno := f.blocked(f.wait(l, r), &r)
-		return ours, errno
+		return b.wait(b.enter(l, id, lockRequest{owner: id, span: span{next, next, unix.F_WRLCK}}))
 	}
 	for id := uint64(1); id <= 2; id++ {
-		if ours, errno := ask(id); !ours || errno != 0 {
-			t.Errorf("owner %d: blocked by the mount %v, %v", id, ours, errno)
+		if errno := ask(id); errno != fuseconn.Suspended {
+			t.Errorf("owner %d: %v", id, errno)
 		}
 	}
-	if _, errno := ask(3); errno != unix.EDEADLK {
+	if errno := ask(3); errno != unix.EDEADLK {
 		t.Errorf("the last of the ring got %v, want EDEADLK", errno)
 	}
 	l.owners[1].posix = false
-	if _, errno := ask(3); errno != 0 {
+	if errno := ask(3); errno != fuseconn.Suspended {
 		t.Errorf("a ring through an open file got %v", errno)
 	}
 }

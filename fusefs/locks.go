@@ -20,9 +20,9 @@ import (
 // owner's do natively.
 //
 // No thread waits for a lock: nothing but a signal ends F_OFD_SETLKW, and a
-// program with many waiters would take all threads of this one. A waiter is a
-// goroutine that tries again, when a lock of the mount that is in its way goes,
-// or, if it is one of the source's users, from time to time.
+// program with many waiters would take all threads of this one. A request that
+// waits is handled again, when a lock of the mount that is in its way goes (see
+// queue), or, if it is one of the source's users, from time to time.
 //
 // # When locks go
 //
@@ -40,21 +40,25 @@ type fileLocks struct {
 	// Guarded by lockBooks.mu.
 	owners  map[uint64]*lockOwner
 	flocks  map[uint64]*flockHolder // by file handle
+	flushed map[uint64]bool         // file handles whose close(2) is told by FLUSH
+
 	waiters map[*lockWaiter]struct{}
-	flushed map[uint64]bool // file handles whose close(2) is told by FLUSH
+	count   map[lockKey]int // waiters of an owner
+	foreign queue           // for locks that are none of the mount's
+	lobby   queue
+	trying  int         // from the lobby
+	last    *lockWaiter // has joined a queue
 }
 
 // flockHolder is an open file with a flock lock.
 type flockHolder struct {
 	typ uint32
 	process
+	queue // of those whose way it is in
 }
 
-// lockWaiter is a SETLKW under way.
-type lockWaiter struct {
-	file *fileLocks
-	req  lockRequest
-	wake chan struct{} // holds one
+func (h *flockHolder) blocks(r *lockRequest) bool {
+	return r.flock && (h.typ == unix.F_WRLCK || r.typ == unix.F_WRLCK)
 }
 
 // lockRequest is what a lock request asks for.
@@ -71,19 +75,19 @@ type lockRequest struct {
 type lockBooks struct {
 	mu      sync.Mutex
 	files   map[*fileLocks]struct{}
+	waiters map[uint64]*lockWaiter // by request
 	waiting map[uint64]*lockWaiter // by owner: POSIX owners, for deadlocks
+	resume  func(unique uint64)    // has a request handled again; nil without a mount
+	woken   uint64                 // how often that was asked for
 	watched bool
 	closed  bool
 }
 
 const (
-	lockPollFirst = time.Millisecond
-	lockPollMost  = 20 * time.Millisecond
-	lockPollEach  = 100 * time.Microsecond // more for each waiter of the file
-
 	// releaseGrace is how long a lock whose process has closed the file may
 	// stay until its RELEASE is here. The kernel does not wait for that.
 	releaseGrace = 50 * time.Millisecond
+	releasePause = time.Millisecond // until it is tried again; twice as long each time
 )
 
 // fileLocks returns the state of the node's locks, nil if nobody has ever
@@ -100,17 +104,22 @@ func (f *FS) locksOf(n *node) *fileLocks {
 	if l := n.fileLocks(); l != nil {
 		return l
 	}
-	l := &fileLocks{
-		node:    n,
-		owners:  make(map[uint64]*lockOwner),
-		flocks:  make(map[uint64]*flockHolder),
-		waiters: make(map[*lockWaiter]struct{}),
-		flushed: make(map[uint64]bool),
-	}
+	l := newFileLocks(n)
 	if !n.uses().locks.CompareAndSwap(nil, l) {
 		return n.fileLocks()
 	}
 	return l
+}
+
+func newFileLocks(n *node) *fileLocks {
+	return &fileLocks{
+		node:    n,
+		owners:  make(map[uint64]*lockOwner),
+		flocks:  make(map[uint64]*flockHolder),
+		flushed: make(map[uint64]bool),
+		waiters: make(map[*lockWaiter]struct{}),
+		count:   make(map[lockKey]int),
+	}
 }
 
 // flushes reports whether the file that is being opened as fh should have FLUSH
@@ -158,55 +167,68 @@ func (f *FS) SetLk(x <-chan struct{}, in *fuse.LkIn) fuse.Status {
 	if errno := f.tryLock(l, &r, in); errno != unix.EAGAIN {
 		return fuse.Status(errno)
 	}
-	w := f.wait(l, r)
-	defer f.stopWaiting(w)
-	for end := time.Now().Add(releaseGrace); ; {
+	end := time.Now().Add(releaseGrace)
+	for pause := releasePause; ; pause *= 2 {
 		released := f.releasing(l, &r)
 		errno := f.tryLock(l, &r, in)
-		if errno != unix.EAGAIN || !released {
+		if errno != unix.EAGAIN || !released || time.Now().After(end) {
 			return fuse.Status(errno)
 		}
 		// It is held by a file that is closed, whose RELEASE is on its way.
 		select {
 		case <-x:
 			return fuse.Status(unix.EINTR)
-		case <-w.wake:
-		case <-time.After(time.Until(end)):
-			return fuse.Status(unix.EAGAIN)
+		case <-time.After(pause):
 		}
 	}
 }
 
-// SetLkw implements fuse.RawFileSystem: the waiting kind. x is closed when the
-// caller gets a signal.
-func (f *FS) SetLkw(x <-chan struct{}, in *fuse.LkIn) fuse.Status {
+// SetLkw implements fuse.RawFileSystem: the waiting kind. It does not wait here, but is
+// called again.
+func (f *FS) SetLkw(_ <-chan struct{}, in *fuse.LkIn) fuse.Status {
 	l, r, errno := f.lockRequest(in)
 	if errno != 0 {
+		f.locks.interrupted(in.Unique) // if it has waited
 		return fuse.Status(errno)
 	}
-	w := f.wait(l, r)
-	defer f.stopWaiting(w)
-	delay := lockPollFirst
-	for {
-		if errno := f.tryLock(l, &r, in); errno != unix.EAGAIN {
+	l.sys.Lock()
+	defer l.sys.Unlock()
+	f.locks.mu.Lock()
+	w := f.locks.waiters[in.Unique]
+	if w != nil {
+		w.leave() // it is not in its own way
+	}
+	f.locks.mu.Unlock()
+	errno = f.tryLockHeld(l, &r, in)
+	f.locks.mu.Lock()
+	defer f.locks.mu.Unlock()
+	if errno == unix.EAGAIN {
+		if w == nil {
+			w = f.locks.enter(l, in.Unique, r)
+		}
+		if errno = f.locks.wait(w); errno != unix.EDEADLK {
 			return fuse.Status(errno)
-		}
-		ours, most, errno := f.blocked(w, &r)
-		if errno != 0 {
-			return fuse.Status(errno)
-		}
-		var poll <-chan time.Time // never, if a lock of the mount is in the way
-		if !ours {
-			poll = time.After(delay)
-			delay = min(2*delay, most)
-		}
-		select {
-		case <-x:
-			return fuse.Status(unix.EINTR)
-		case <-w.wake:
-		case <-poll:
 		}
 	}
+	if w != nil {
+		f.locks.finish(w, l.held(&r, errno))
+	}
+	return fuse.Status(errno)
+}
+
+// held returns the queue of the lock that a request has got.
+func (l *fileLocks) held(r *lockRequest, errno unix.Errno) *queue {
+	if errno != 0 {
+		return nil
+	}
+	if r.flock {
+		if h := l.flocks[r.fh]; h != nil {
+			return &h.queue
+		}
+	} else if o := l.owners[r.owner]; o != nil {
+		return &o.queue
+	}
+	return nil
 }
 
 // GetLk implements fuse.RawFileSystem: the first lock that is in the way. One
@@ -252,6 +274,11 @@ func (f *FS) GetLk(_ <-chan struct{}, in *fuse.LkIn, out *fuse.LkOut) fuse.Statu
 func (f *FS) tryLock(l *fileLocks, r *lockRequest, in *fuse.LkIn) unix.Errno {
 	l.sys.Lock()
 	defer l.sys.Unlock()
+	return f.tryLockHeld(l, r, in)
+}
+
+// tryLockHeld is tryLock with l.sys held.
+func (f *FS) tryLockHeld(l *fileLocks, r *lockRequest, in *fuse.LkIn) unix.Errno {
 	if r.flock {
 		return f.tryFlock(l, r, in)
 	}
@@ -275,7 +302,7 @@ func (f *FS) tryLock(l *fileLocks, r *lockRequest, in *fuse.LkIn) unix.Errno {
 		f.locks.mu.Lock()
 		o.set(r.span)
 		empty := len(o.spans) == 0
-		f.wakeAll(l)
+		f.locks.release(l, &o.queue, o.blocks)
 		f.locks.mu.Unlock()
 		if empty {
 			f.dropOwner(l, r.owner)
@@ -312,12 +339,13 @@ func (f *FS) tryLock(l *fileLocks, r *lockRequest, in *fuse.LkIn) unix.Errno {
 	if fresh {
 		l.owners[r.owner] = o
 		f.locks.know(l)
+		f.locks.unfollow(l, r.key())
 	}
 	if !l.flushed[r.fh] || len(o.others) > 0 {
 		o.watched = o.posix && o.pid != 0
 		f.watchLocks(o.watched)
 	}
-	f.wakeAll(l) // a write lock may have become one for reading
+	f.locks.release(l, &o.queue, o.blocks) // a write lock may have become one for reading
 	return 0
 }
 
@@ -372,19 +400,34 @@ func (f *FS) tryFlock(l *fileLocks, r *lockRequest, in *fuse.LkIn) unix.Errno {
 	errno := sys.Errno(unix.Flock(r.fd, how|unix.LOCK_NB))
 	f.locks.mu.Lock()
 	defer f.locks.mu.Unlock()
+	h := l.flocks[r.fh]
 	// A conversion that is refused has lost the former lock, natively too.
-	if _, held := l.flocks[r.fh]; held {
-		delete(l.flocks, r.fh)
-		f.wakeAll(l)
+	if errno != 0 || r.typ == unix.F_UNLCK {
+		f.dropFlock(l, r.fh)
+		return errno
 	}
-	if errno == 0 && r.typ != unix.F_UNLCK {
-		h := &flockHolder{typ: r.typ, process: r.process}
-		h.identify(in.Pid)
+	if h == nil {
+		h = new(flockHolder)
 		l.flocks[r.fh] = h
 		f.locks.know(l)
+		f.locks.unfollow(l, r.key())
 	}
-	return errno
+	h.typ, h.process = r.typ, r.process
+	h.identify(in.Pid)
+	f.locks.release(l, &h.queue, h.blocks)
+	return 0
 }
+
+// dropFlock notes that an open file has no flock lock any more. lockBooks.mu is held.
+func (f *FS) dropFlock(l *fileLocks, fh uint64) {
+	if h := l.flocks[fh]; h != nil {
+		delete(l.flocks, fh)
+		f.locks.release(l, &h.queue, nothingBlocks)
+		f.locks.forget(l)
+	}
+}
+
+func nothingBlocks(*lockRequest) bool { return false }
 
 // flushLocks is close(2) of one descriptor by an owner of POSIX locks.
 func (f *FS) flushLocks(n *node, owner uint64) {
@@ -420,9 +463,7 @@ func (f *FS) releaseLocks(n *node, fh uint64) {
 			_ = unix.Flock(fd, unix.LOCK_UN)
 		}
 		f.locks.mu.Lock()
-		delete(l.flocks, fh)
-		f.wakeAll(l)
-		f.locks.forget(l)
+		f.dropFlock(l, fh)
 		f.locks.mu.Unlock()
 	}
 	for _, id := range owners {
@@ -440,7 +481,7 @@ func (f *FS) dropOwner(l *fileLocks, id uint64) {
 	}
 	unix.Close(o.fd)
 	delete(l.owners, id)
-	f.wakeAll(l)
+	f.locks.release(l, &o.queue, nothingBlocks)
 	f.locks.forget(l)
 }
 

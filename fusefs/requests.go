@@ -4,6 +4,8 @@ import (
 	"sync/atomic"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/idmount/idmount/internal/fuseconn"
 )
 
 // Requests counts the requests that a file system is sent, by opcode. The zero
@@ -115,6 +117,14 @@ type counting struct {
 
 type cancel = <-chan struct{}
 
+// answered counts a request that may have to wait, when it does no longer.
+func (c *counting) answered(op opcode, status fuse.Status) fuse.Status {
+	if status != fuse.Status(fuseconn.Deferred) && status != fuse.Status(fuseconn.Suspended) {
+		c.n.add(op)
+	}
+	return status
+}
+
 func (c *counting) Lookup(x cancel, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	c.n.add(opLookup)
 	return c.RawFileSystem.Lookup(x, h, name, out)
@@ -131,8 +141,7 @@ func (c *counting) GetAttr(x cancel, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse
 }
 
 func (c *counting) SetAttr(x cancel, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
-	c.n.add(opSetattr)
-	return c.RawFileSystem.SetAttr(x, in, out)
+	return c.answered(opSetattr, c.RawFileSystem.SetAttr(x, in, out))
 }
 
 func (c *counting) Readlink(x cancel, h *fuse.InHeader) ([]byte, fuse.Status) {
@@ -176,8 +185,7 @@ func (c *counting) Link(x cancel, in *fuse.LinkIn, name string, out *fuse.EntryO
 }
 
 func (c *counting) Open(x cancel, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	c.n.add(opOpen)
-	return c.RawFileSystem.Open(x, in, out)
+	return c.answered(opOpen, c.RawFileSystem.Open(x, in, out))
 }
 
 func (c *counting) Read(x cancel, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
@@ -275,8 +283,7 @@ func (c *counting) SetLk(x cancel, in *fuse.LkIn) fuse.Status {
 }
 
 func (c *counting) SetLkw(x cancel, in *fuse.LkIn) fuse.Status {
-	c.n.add(opSetlkw)
-	return c.RawFileSystem.SetLkw(x, in)
+	return c.answered(opSetlkw, c.RawFileSystem.SetLkw(x, in))
 }
 
 func (c *counting) Access(x cancel, in *fuse.AccessIn) fuse.Status {

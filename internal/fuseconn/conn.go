@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime/debug"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -28,8 +29,16 @@ type Handler func(in, out [][]byte) (n int, ok bool)
 type Conn struct {
 	Init Init // what the kernel can do
 
-	// Remote says, before Serve, that requests wait for others than this machine.
+	// To be set before Serve.
+
+	// Remote says that requests wait for others than this machine.
 	Remote bool
+	// Limit is how long a request may wait, deferred or suspended, before it is
+	// answered without a further try; 0 if there is no limit.
+	Limit time.Duration
+	// Dropped is told of each request that was answered while it was deferred or
+	// suspended: it has been interrupted, its time is up, or the connection has ended.
+	Dropped func(unique uint64)
 
 	log     *slog.Logger
 	handler Handler
@@ -39,11 +48,16 @@ type Conn struct {
 	mu sync.RWMutex // held for reading while fd is used
 	fd int          // -1 when closed
 
-	flights flights
-	threads sync.WaitGroup // that carry messages
-	others  sync.WaitGroup // goroutines that do so for a while
-	readers readers
-	rings   *rings // nil without
+	receive, send func(fd int, message []byte) (int, error) // read(2), write(2)
+	faults        faults
+
+	flights   flights
+	deferrals deferrals
+	channels  channels
+	threads   sync.WaitGroup // that carry messages
+	others    sync.WaitGroup // goroutines that do so for a while
+	readers   readers
+	rings     *rings // nil without
 }
 
 // Open reads INIT from dev, an open /dev/fuse of a mount. dev stays the caller's
@@ -53,7 +67,7 @@ func Open(dev *os.File, log *slog.Logger) (*Conn, error) {
 	if err != nil {
 		return nil, &sys.Error{Op: "fcntl", Path: dev.Name(), Err: err}
 	}
-	c := &Conn{log: log, fd: fd, flights: flights{all: make(map[*flight]struct{}), over: make(chan struct{})}}
+	c := &Conn{log: log, fd: fd, receive: unix.Read, send: unix.Write, flights: flights{all: make(map[*flight]struct{}), over: make(chan struct{})}}
 	if err := c.readInit(dev.Name()); err != nil {
 		c.Close()
 		return nil, err
@@ -67,7 +81,7 @@ func (c *Conn) readInit(path string) error {
 		return &sys.Error{Op: "fcntl", Path: path, Err: err}
 	}
 	buf := make([]byte, minReadBuffer)
-	n, errno := read(c.fd, buf)
+	n, errno := c.read(c.fd, buf)
 	if errno != 0 {
 		return &sys.Error{Op: "read", Path: path, Detail: "INIT", Err: errno}
 	}
@@ -107,7 +121,7 @@ func (c *Conn) Serve(h Handler) error {
 
 func (c *Conn) answerInit() ([]byte, error) {
 	out := make([]byte, initOutSize)
-	n := c.handle(new(flight), [][]byte{c.request}, [][]byte{out})
+	n, _ := c.handle(new(flight), [][]byte{c.request}, [][]byte{out})
 	c.request = nil
 	if errno := errnoOf(out); errno != 0 {
 		return nil, fmt.Errorf("INIT of protocol 7.%d: %w", c.Init.Minor, errno)
@@ -148,38 +162,41 @@ func (c *Conn) withFD(fn func(fd int) unix.Errno) unix.Errno {
 }
 
 // handle has a request answered, and returns the answer's length, 0 if it has
-// none.
-func (c *Conn) handle(w *flight, in, out [][]byte) int {
+// none. Deferred or Suspended say that there is no answer yet.
+//
+// The flight is to land when the answer is written or the request is deferred.
+func (c *Conn) handle(w *flight, in, out [][]byte) (n int, wait unix.Errno) {
 	unique, op := uniqueOf(in[0]), opcodeOf(in[0])
 	if op == opInterrupt {
 		if len(in[0]) >= inHeaderSize+8 {
 			c.interrupt(interrupts(in[0]))
 		}
-		return 0
+		return 0, 0
 	}
 	w.node.Store(nodeOf(in[0]))
 	w.unique.Store(unique)
-	defer w.unique.Store(0)
 	if c.flights.ended.Load() {
 		c.interrupt(unique)
 	}
-	n := c.call(in, out)
+	n = c.call(in, out)
 	if !expectsAnswer(op) {
-		return 0
+		return 0, 0
 	}
 	if n <= 0 {
-		return putError(out[0], unique, unix.EIO)
+		return putError(out[0], unique, unix.EIO), 0
 	}
 	// The kernel refuses an answer with an errno that no system call may return,
 	// and the caller would wait for ever. File systems below do let such slip:
 	// 524, ENOTSUPP, is one of NFS.
-	if errno := errnoOf(out[0]); errno >= 512 {
-		if errno == 524 {
-			return putError(out[0], unique, unix.EOPNOTSUPP)
-		}
-		return putError(out[0], unique, unix.EIO)
+	switch errno := errnoOf(out[0]); {
+	case errno < 512:
+		return n, 0
+	case errno == Deferred || errno == Suspended:
+		return 0, errno
+	case errno == 524:
+		return putError(out[0], unique, unix.EOPNOTSUPP), 0
 	}
-	return n
+	return putError(out[0], unique, unix.EIO), 0
 }
 
 // call calls the handler: 0 is no answer, less that it could make nothing of
@@ -205,41 +222,5 @@ func (c *Conn) end() {
 	for _, unique := range c.flights.end() {
 		c.interrupt(unique)
 	}
-}
-
-// read reads one message. ENODEV and ECONNABORTED mean that there will be no
-// more.
-func read(fd int, buf []byte) (int, unix.Errno) {
-	for {
-		n, err := unix.Read(fd, buf)
-		switch err {
-		case nil:
-			if n == 0 {
-				return 0, unix.ENODEV // not /dev/fuse, whose ends are errors
-			}
-			return n, 0
-		case unix.EINTR, unix.EAGAIN, unix.ENOENT: // ENOENT: the request was interrupted before it was read
-			continue
-		}
-		return 0, sys.Errno(err)
-	}
-}
-
-// write writes an answer to where its request came from.
-func (c *Conn) write(fd int, out []byte) {
-	for {
-		_, err := unix.Write(fd, out)
-		switch err {
-		case nil, unix.ENOENT, unix.ENODEV, unix.ECONNABORTED: // nobody waits for it any more
-			return
-		case unix.EINTR:
-			continue
-		}
-		c.log.Error("write /dev/fuse", "bytes", len(out), "cause", err)
-		if len(out) > outHeaderSize {
-			out = out[:putError(out, uniqueOf(out), unix.EIO)]
-			continue
-		}
-		return
-	}
+	c.endDeferrals()
 }

@@ -3,7 +3,6 @@ package fuseconn
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
 	"log/slog"
 	"os"
 	"strings"
@@ -39,6 +38,12 @@ func connect(t *testing.T, h Handler) *kernel {
 // connectAs is connect with Conn.Remote.
 func connectAs(t *testing.T, remote bool, h Handler) *kernel {
 	t.Helper()
+	return connectWith(t, h, func(c *Conn) { c.Remote = remote })
+}
+
+// connectWith is connect with a connection that prepare has changed before Serve.
+func connectWith(t *testing.T, h Handler, prepare func(*Conn)) *kernel {
+	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -56,7 +61,7 @@ func connectAs(t *testing.T, remote bool, h Handler) *kernel {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k.conn.Remote = remote
+	prepare(k.conn)
 	err = k.conn.Serve(func(in, out [][]byte) (int, bool) {
 		if opcodeOf(in[0]) != testInit {
 			return h(in, out)
@@ -325,35 +330,6 @@ func TestThreadLimit(t *testing.T) {
 	}
 	k.quiet()
 	k.conn.readers.total.Add(-(maxThreads - 10))
-}
-
-// TestLocksWaitAside: any number of callers may wait for locks.
-func TestLocksWaitAside(t *testing.T) {
-	const waiters = maxThreads + 500
-	release := make(chan struct{})
-	k := connect(t, func(in, out [][]byte) (int, bool) {
-		if opcodeOf(in[0]) == opSetlkw {
-			<-release
-		}
-		return answer(in, out, string(in[0][inHeaderSize:]))
-	})
-	for i := range waiters {
-		k.send(opSetlkw, uint64(1000+i), fmt.Appendf(nil, "%d", 1000+i))
-	}
-	k.quiet()
-	// As many as happened to be needed at once, on a busy machine: far fewer than wait.
-	if n := k.conn.readers.total.Load(); n > waiters/100 {
-		t.Errorf("%d threads", n)
-	}
-	close(release)
-	seen := map[uint64]bool{}
-	for range waiters {
-		unique, _, body := k.receive()
-		if seen[unique] || string(body) != fmt.Sprint(unique) {
-			t.Fatalf("answer %q to %d", body, unique)
-		}
-		seen[unique] = true
-	}
 }
 
 // patient is a handler as go-fuse's: an interruption closes a channel of the

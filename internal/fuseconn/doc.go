@@ -13,13 +13,16 @@
 //
 //   - Each request that the kernel waits for is answered: after a panic, by a
 //     handler that has no answer, and with an errno that the kernel would refuse
-//     it is EIO.
+//     it is EIO. So is a message of another length than its header says.
 //   - A request that blocks keeps nobody else waiting: before a thread handles
 //     one it sees to it that another waits for the next, or, over /dev/fuse and
 //     while requests come one at a time, somebody looks every soloLook whether it
-//     takes long. At most maxThreads are under way at a time; over /dev/fuse those
-//     that wait for locks do not count, over io_uring there may be maxLockWaits of
-//     them.
+//     takes long. At most maxThreads are under way at a time.
+//   - A request that waits for another process, whose handler says Deferred or
+//     Suspended, has no thread and does not count: there may be any number. Over
+//     io_uring each keeps its thread, and there may be maxRingWaits.
+//   - Only the end of the connection ends it. A read(2) or write(2) that fails for
+//     another reason, such as a memory limit, is repeated after a pause.
 //   - An INTERRUPT that overtakes its request is kept until the request is there.
 //   - When the connection ends, all requests under way are interrupted, and Wait
 //     returns when the last of them is done.

@@ -13,7 +13,31 @@ import (
 type flight struct {
 	unique atomic.Uint64 // 0 if there is none
 	node   atomic.Uint64 // that it is about, or the last one was
+
+	// Guarded by deferrals.mu.
+	marks  flightMarks
+	marked uint64 // the request that the marks are about
 }
+
+// flightMarks are what has happened to a request while it was being handled. It
+// matters if the request then waits.
+type flightMarks uint8
+
+const (
+	markResumed flightMarks = 1 << iota
+	markInterrupted
+)
+
+// marksOf returns the marks of the request at hand. deferrals.mu is held.
+func (w *flight) marksOf(unique uint64) flightMarks {
+	if w.marked != unique {
+		return 0
+	}
+	return w.marks
+}
+
+// land notes that a request is no longer under way.
+func (w *flight) land() { w.unique.Store(0) }
 
 // flights are the requests under way of a connection.
 type flights struct {
@@ -64,6 +88,17 @@ func (f *flights) nodes() (nodes []uint64) {
 	return nodes
 }
 
+// mark notes that something has happened to a request under way. deferrals.mu is held.
+func (f *flights) mark(unique uint64, m flightMarks) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for w := range f.all {
+		if w.unique.Load() == unique {
+			w.marks, w.marked = w.marksOf(unique)|m, unique
+		}
+	}
+}
+
 func (f *flights) has(unique uint64) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -93,6 +128,9 @@ func (c *Conn) interrupt(unique uint64) {
 	binary.NativeEndian.PutUint64(request[inHeaderSize:], unique)
 	var out [outHeaderSize]byte
 	again := func() bool {
+		if c.interruptDeferred(unique) {
+			return false
+		}
 		n := c.call([][]byte{request[:]}, [][]byte{out[:]})
 		return n >= outHeaderSize && errnoOf(out[:]) == unix.EAGAIN
 	}

@@ -28,6 +28,7 @@ const (
 	opSyncfs      = 50
 )
 
+func lengthOf(in []byte) int    { return int(binary.NativeEndian.Uint32(in)) }
 func opcodeOf(in []byte) uint32 { return binary.NativeEndian.Uint32(in[4:]) }
 func uniqueOf(in []byte) uint64 { return binary.NativeEndian.Uint64(in[8:]) }
 func nodeOf(in []byte) uint64   { return binary.NativeEndian.Uint64(in[16:]) }

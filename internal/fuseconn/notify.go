@@ -103,12 +103,23 @@ func (c *Conn) notify(code uint32, body []byte) unix.Errno {
 	binary.NativeEndian.PutUint32(message[0:], uint32(outHeaderSize+len(body)))
 	binary.NativeEndian.PutUint32(message[4:], code) // unique 0 says that it answers nothing
 	message = append(message, body...)
-	return c.withFD(func(fd int) unix.Errno {
-		for {
-			_, err := unix.Write(fd, message)
-			if err != unix.EINTR {
-				return sys.Errno(err)
+	pause := faultPause
+	for tries := 0; ; tries++ {
+		errno := c.withFD(func(fd int) unix.Errno {
+			for {
+				if _, err := c.send(fd, message); err != unix.EINTR {
+					return sys.Errno(err)
+				}
 			}
+		})
+		// The kernel would go on with what it has cached.
+		if errno != unix.ENOMEM && errno != unix.EFAULT && errno != unix.EAGAIN || tries == faultTries {
+			return errno
 		}
-	})
+		c.logOnce("notify /dev/fuse", errno, "code", code)
+		if !c.rest(pause) {
+			return unix.ENODEV
+		}
+		pause = min(2*pause, faultMost)
+	}
 }

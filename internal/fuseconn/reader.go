@@ -1,8 +1,8 @@
 package fuseconn
 
 import (
+	"bytes"
 	"os"
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -38,18 +38,10 @@ type readers struct {
 	solo solo
 }
 
-// channel is a descriptor of the connection that is read by one thread. What is
-// read from it has to be answered on it, before it is closed.
-type channel struct {
-	fd   int
-	own  bool // the descriptor is not the connection's first
-	uses sync.WaitGroup
-}
-
 // reader is what one thread needs.
 type reader struct {
 	flight
-	channel
+	*channel
 	turn
 	mem  []byte
 	room int // for the data of a message
@@ -82,8 +74,6 @@ func (c *Conn) startReader() error {
 	return nil
 }
 
-// newReader opens the device anew: the kernel looks a request up, when it is
-// answered, in a list of its descriptor.
 func (c *Conn) newReader() (*reader, error) {
 	// Twice the data, as a message and its answer may both have much, and the
 	// pages that their structures and names, of 4 KiB each at most, begin and
@@ -92,21 +82,12 @@ func (c *Conn) newReader() (*reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &reader{mem: mem, room: c.payload}
-	if r.fd, err = sys.FuseClone(c.fd); err == nil {
-		r.own = true
-	} else {
-		r.fd = c.fd // no descriptors left, or no /dev/fuse here: share the one that there is
-	}
-	return r, nil
+	return &reader{mem: mem, room: c.payload, channel: c.takeChannel()}, nil
 }
 
 func (c *Conn) freeReader(r *reader) {
 	c.flights.remove(&r.flight)
-	r.uses.Wait()
-	if r.own {
-		unix.Close(r.fd)
-	}
+	c.leaveChannel(r.channel)
 	sys.FreeBuffer(r.mem)
 	c.readers.total.Add(-1)
 }
@@ -136,7 +117,7 @@ func (c *Conn) run(r *reader) {
 	// One piece each; a handler may keep slices of them on the heap.
 	in, out := make([][]byte, 1), make([][]byte, 1)
 	for {
-		n, errno := read(r.fd, r.in())
+		n, errno := c.read(r.fd, r.in())
 		c.took(r, n)
 		if errno != 0 {
 			if errno != unix.ENODEV && errno != unix.ECONNABORTED {
@@ -145,42 +126,41 @@ func (c *Conn) run(r *reader) {
 			c.end()
 			return
 		}
-		m := 0
-		switch {
-		case n < inHeaderSize:
-			c.log.Error("read /dev/fuse: a message without a header", "bytes", n)
-		case opcodeOf(r.in()) == opSetlkw:
-			c.handleAside(r, r.in()[:n])
-		default:
-			in[0], out[0] = r.in()[:n], r.out(n)
-			m = c.handle(&r.flight, in, out)
-		}
+		in[0], out[0] = r.in()[:n], r.out(n)
+		m := c.handleMessage(r, in, out)
 		// Before the answer: its caller may ask for the next thing at once.
 		c.endTurn(&r.turn)
 		if m > 0 {
 			c.write(r.fd, out[0][:m])
 		}
+		r.land()
 		if !c.waitAgain() {
 			return
 		}
 	}
 }
 
-// handleAside handles a request that may wait for as long as its caller has
-// patience, with many others: it gets no thread.
-func (c *Conn) handleAside(r *reader, message []byte) {
-	own := append([]byte(nil), message...)
-	r.uses.Add(1)
-	c.others.Go(func() {
-		defer r.uses.Done()
-		w := new(flight)
-		c.flights.add(w)
-		defer c.flights.remove(w)
-		out := make([]byte, minReadBuffer)
-		if m := c.handle(w, [][]byte{own}, [][]byte{out}); m > 0 {
-			c.write(r.fd, out[:m])
+// handleMessage returns the length of the answer to a message, 0 if there is none, or not
+// yet.
+func (c *Conn) handleMessage(r *reader, in, out [][]byte) int {
+	message := in[0]
+	if len(message) < inHeaderSize {
+		c.log.Error("read /dev/fuse: a message without a header", "bytes", len(message))
+		return 0
+	}
+	if lengthOf(message) != len(message) {
+		op := opcodeOf(message)
+		c.log.Error("read /dev/fuse: a message of another length", "bytes", len(message), "opcode", op, "length", lengthOf(message))
+		if !expectsAnswer(op) {
+			return 0
 		}
-	})
+		return putError(out[0], uniqueOf(message), unix.EIO)
+	}
+	n, wait := c.handle(&r.flight, in, out)
+	if wait != 0 {
+		c.deferRequest(&r.flight, wait, bytes.Clone(message), r.channel, nil)
+	}
+	return n
 }
 
 // took is called by a thread that waits no longer, with the length of what it

@@ -1,11 +1,13 @@
 package fuseconn
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"os"
 	"runtime"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -15,10 +17,11 @@ import (
 // spareRides is how many threads wait in each queue at first.
 const spareRides = 2
 
-// maxLockWaits is how many requests of a ring may wait for locks: each keeps a
-// thread, which stays for good, and callers can make as many as they like. From
-// there on they are refused as fcntl(2) has it, ENOLCK.
-const maxLockWaits = maxThreads / 2
+// maxRingWaits is how many requests of a ring may wait, deferred or suspended: each
+// keeps a thread, which stays for good, and callers can make as many as they like. From
+// there on a lock is refused with ENOLCK, as fcntl(2) has it, and an open file with
+// EAGAIN, as open(2) has it for leases.
+const maxRingWaits = maxThreads / 2
 
 // rings are the threads that carry requests over io_uring. The kernel has a
 // queue for each processor, and gives a request to that of its caller's: the
@@ -29,14 +32,14 @@ const maxLockWaits = maxThreads / 2
 // handed over by the thread which that belongs to, so one that has an entry
 // free must not be busy with another.
 type rings struct {
-	queues    []*queue
-	answered  chan struct{} // closed when INIT is answered, or never will be
-	dropped   bool          // it never will be
-	joined    chan error    // what came of the threads that were there before INIT
-	total     atomic.Int32
-	lockWaits atomic.Int32
-	failed    atomic.Bool // a thread could not be had, and that was said
-	nudges    atomic.Uint64
+	queues   []*queue
+	answered chan struct{} // closed when INIT is answered, or never will be
+	dropped  bool          // it never will be
+	joined   chan error    // what came of the threads that were there before INIT
+	total    atomic.Int32
+	waits    atomic.Int32 // threads of deferred and suspended requests
+	failed   atomic.Bool  // a thread could not be had, and that was said
+	nudges   atomic.Uint64
 }
 
 // queue is that of one processor.
@@ -238,24 +241,51 @@ const nudgeUnique = 1 << 62
 
 // ride carries requests until the connection ends.
 func (c *Conn) ride(t *ride) {
+	pause := faultPause
 	for {
 		errno, ok := t.ring.Completed()
-		if !ok {
-			if err := t.ring.Submit(true); err != nil {
-				c.log.Error("requests over io_uring", "cause", err)
-				c.end()
-				return
-			}
+		if ok && errno == 0 {
+			c.carry(t)
+			pause = faultPause
 			continue
 		}
-		if errno != 0 {
-			if errno != unix.ENOTCONN && errno != unix.ECANCELED && errno != unix.ECONNABORTED {
+		if !ok {
+			err := t.ring.Submit(true)
+			if err == nil {
+				continue
+			}
+			errno = sys.Errno(err)
+		}
+		if errno == unix.ECANCELED || isEnd(errno) {
+			if errno == unix.EBADF || errno == unix.EPERM {
 				c.log.Error("requests over io_uring", "queue", t.queue.id, "cause", errno)
 			}
 			c.end()
 			return
 		}
-		c.carry(t)
+		// What could not be submitted is submitted again. A command that has failed
+		// has left its entry, so the kernel is given it anew.
+		c.logOnce("requests over io_uring", errno, "queue", t.queue.id)
+		if pause = min(2*pause, faultMost); !c.rest(pause) || ok && !c.boardAgain(t, pause) {
+			c.end()
+			return
+		}
+	}
+}
+
+// boardAgain gives the kernel the thread's entry, and returns false when the connection
+// has ended.
+func (c *Conn) boardAgain(t *ride, pause time.Duration) bool {
+	for {
+		err := c.board(t)
+		if err == nil {
+			return true
+		}
+		t.ring.Completed() // what said so
+		c.logOnce("requests over io_uring", sys.Errno(err), "queue", t.queue.id)
+		if pause = min(2*pause, faultMost); isEnd(sys.Errno(err)) || !c.rest(pause) {
+			return false
+		}
 	}
 }
 
@@ -289,20 +319,50 @@ func (c *Conn) handleRing(t *ride) int {
 	switch op {
 	case opNotifyReply: // to a nudge
 		return putError(t.header, unique, 0)
-	case opSetlkw:
-		if c.rings.lockWaits.Add(1) > maxLockWaits {
-			c.rings.lockWaits.Add(-1)
-			return putError(t.header, unique, unix.ENOLCK)
-		}
-		defer c.rings.lockWaits.Add(-1)
 	case opIoctl:
 		// Here alone data goes both ways, and a handler might write the answer
 		// to where it still reads.
 		t.in[1] = append([]byte(nil), t.in[1]...)
 	}
-	n := c.handle(&t.flight, t.in[:], t.out[:])
+	begin := [outHeaderSize]byte(head) // the header of the answer takes its place
+	defer t.land()
+	n, wait := c.handle(&t.flight, t.in[:], t.out[:])
+	if wait != 0 {
+		copy(head, begin[:])
+		return c.waitRing(t, wait, head, payload)
+	}
 	if n < outHeaderSize { // what takes no answer does not come this way
 		return putError(t.header, unique, 0)
 	}
 	return n
+}
+
+// waitRing has a request wait, and its thread with it, until there is an answer. It is
+// for requests that are a structure and nothing else.
+func (c *Conn) waitRing(t *ride, wait unix.Errno, head []byte, payload int) int {
+	defer c.rings.waits.Add(-1)
+	unique := uniqueOf(head)
+	if c.rings.waits.Add(1) > maxRingWaits || payload > 0 {
+		if c.Dropped != nil {
+			c.Dropped(unique)
+		}
+		if opcodeOf(head) == opSetlkw {
+			return putError(t.header, unique, unix.ENOLCK)
+		}
+		return putError(t.header, unique, unix.EAGAIN)
+	}
+	message := bytes.Clone(head)
+	thread := make(chan bool, 1)
+	r := c.deferRequest(&t.flight, wait, message, nil, thread)
+	for {
+		if !<-thread {
+			return putError(t.header, unique, r.errno)
+		}
+		t.in = [...][]byte{message, nil}
+		n, wait := c.handle(&t.flight, t.in[:], t.out[:])
+		c.settle(r, wait)
+		if wait == 0 {
+			return max(n, outHeaderSize)
+		}
+	}
 }

@@ -5,7 +5,10 @@ import (
 	"encoding/binary"
 	"log/slog"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -73,24 +76,74 @@ func TestRingRequests(t *testing.T) {
 	}
 }
 
-func TestRingLockLimit(t *testing.T) {
-	conn := &Conn{log: slog.New(slog.DiscardHandler), rings: new(rings)}
-	var nested func(in, out [][]byte) (int, bool)
-	waiting := 0
-	nested = func(in, out [][]byte) (int, bool) {
-		waiting++
-		r := inRing(opSetlkw, "", "")
-		conn.handleRing(r) // as if another thread had taken it
-		errno := errnoOf(r.header)
-		return putError(out[0], uniqueOf(in[0]), errno), true
+// TestRingWaitLimit: a request of a ring that waits keeps a thread, so the number of
+// those is limited.
+func TestRingWaitLimit(t *testing.T) {
+	for _, c := range []struct {
+		op   uint32
+		want unix.Errno
+	}{{opSetlkw, unix.ENOLCK}, {14, unix.EAGAIN}} { // OPEN
+		var dropped atomic.Int32
+		conn := &Conn{log: slog.New(slog.DiscardHandler), rings: new(rings), Dropped: func(uint64) { dropped.Add(1) }}
+		conn.handler = func(in, out [][]byte) (int, bool) { return putError(out[0], uniqueOf(in[0]), Suspended), true }
+		var waiting sync.WaitGroup
+		for i := range maxRingWaits {
+			waiting.Go(func() {
+				r := inRing(c.op, "lock", "")
+				binary.NativeEndian.PutUint64(r.header[8:], uint64(1000+i))
+				conn.handleRing(r)
+				if errno := errnoOf(r.header); errno != unix.EINTR || uniqueOf(r.header) != uint64(1000+i) {
+					t.Errorf("opcode %d: request %d was answered %v", c.op, uniqueOf(r.header), errno)
+				}
+			})
+		}
+		for n := 0; n < maxRingWaits; time.Sleep(time.Millisecond) {
+			conn.deferrals.mu.Lock()
+			n = len(conn.deferrals.all)
+			conn.deferrals.mu.Unlock()
+		}
+		r := inRing(c.op, "lock", "")
+		conn.handleRing(r)
+		if errnoOf(r.header) != c.want {
+			t.Errorf("opcode %d: one too many gets %v, want %v", c.op, errnoOf(r.header), c.want)
+		}
+		for i := range maxRingWaits {
+			conn.interrupt(uint64(1000 + i))
+		}
+		waiting.Wait()
+		if n := conn.rings.waits.Load(); n != 0 || dropped.Load() != maxRingWaits+1 {
+			t.Errorf("opcode %d: %d still count as waiting, %d were dropped", c.op, n, dropped.Load())
+		}
 	}
-	conn.handler = nested
-	r := inRing(opSetlkw, "", "")
-	conn.handleRing(r)
-	if waiting != maxLockWaits || errnoOf(r.header) != unix.ENOLCK {
-		t.Errorf("%d wait, the next one gets %v; want %d, ENOLCK", waiting, errnoOf(r.header), maxLockWaits)
-	}
-	if n := conn.rings.lockWaits.Load(); n != 0 {
-		t.Errorf("%d still count as waiting", n)
+}
+
+// TestRingWaits: a request that waits is tried again by its own thread, from what it was at
+// first.
+func TestRingWaits(t *testing.T) {
+	for _, wait := range []unix.Errno{Deferred, Suspended} {
+		conn := &Conn{log: slog.New(slog.DiscardHandler), rings: new(rings)}
+		conn.flights.all, conn.flights.over = map[*flight]struct{}{}, make(chan struct{})
+		tries := 0
+		conn.handler = func(in, out [][]byte) (int, bool) {
+			if tries++; tries < 4 {
+				if wait == Suspended {
+					time.AfterFunc(time.Millisecond, func() { conn.Resume(77) })
+				}
+				return putError(out[0], uniqueOf(in[0]), wait), true
+			}
+			copy(out[1], in[0][inHeaderSize:])
+			putError(out[0], uniqueOf(in[0]), 0)
+			binary.NativeEndian.PutUint32(out[0][0:], outHeaderSize+4)
+			return outHeaderSize + 4, true
+		}
+		r := inRing(14, "lock", "")
+		r.payload = make([]byte, 64)
+		if n := conn.handleRing(r); n != outHeaderSize+4 || string(r.payload[:4]) != "lock" || tries != 4 {
+			t.Errorf("%v: an answer of %d bytes after %d tries: %q", wait, n, tries, r.payload[:4])
+		}
+		if n := conn.rings.waits.Load(); n != 0 || len(conn.deferrals.all) != 0 {
+			t.Errorf("%v: %d still count as waiting", wait, n)
+		}
+		conn.others.Wait()
 	}
 }
