@@ -120,6 +120,9 @@ func newPlan(ctx context.Context, source, target string, o Options) (p *plan, er
 // usable. A FUSE mount is served by a new process that outlives the caller. If
 // Mount fails, nothing is mounted and no process is left.
 //
+// A target that is the root of an ID-mapped mount already is EBUSY; the cause is
+// ErrMounted if that is the same mount.
+//
 // It takes CAP_SYS_ADMIN, and for the FUSE backends the capabilities that
 // reach all of the source, as root of the initial user namespace has.
 func Mount(ctx context.Context, source, target string, o Options) (*Mounted, error) {

@@ -99,9 +99,14 @@ const flagAttrs = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_A
 // `mount -o remount,bind` does. mnt is its root.
 func SetMountAttrs(mnt *os.File, attrs uint64) error {
 	err := MountSetattr(mnt, "", 0, &unix.MountAttr{Attr_set: attrs, Attr_clr: flagAttrs})
-	if !errors.Is(err, unix.ENOSYS) { // Linux 5.12
-		return err
+	if errors.Is(err, unix.ENOSYS) {
+		err = setMountAttrsClassic(mnt, attrs)
 	}
+	return err
+}
+
+// setMountAttrsClassic is SetMountAttrs before Linux 5.12.
+func setMountAttrsClassic(mnt *os.File, attrs uint64) error {
 	flags, err := MountFlags(attrs)
 	if err == nil {
 		err = unix.Mount("", fdPath(mnt), "", flags|unix.MS_REMOUNT|unix.MS_BIND, "")

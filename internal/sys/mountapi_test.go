@@ -225,7 +225,8 @@ func TestOpenFuseDevice(t *testing.T) {
 	}
 }
 
-// TestSetMountAttrs changes flags of an attached mount in both directions.
+// TestSetMountAttrs changes flags of an attached mount in both directions, by the call
+// of this kernel and by that of older ones.
 func TestSetMountAttrs(t *testing.T) {
 	dir := testenv.PrivateMounts(t)
 	mnt, err := OpenTree(dir, 0)
@@ -233,22 +234,23 @@ func TestSetMountAttrs(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer mnt.Close()
-	for _, attrs := range []uint64{unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOATIME, unix.MOUNT_ATTR_NODEV} {
-		if err := SetMountAttrs(mnt, attrs); err != nil {
-			t.Fatal(err)
-		}
-		var st unix.Statfs_t
-		if err := unix.Statfs(dir, &st); err != nil {
-			t.Fatal(err)
-		}
-		if got, want := st.Flags&unix.ST_RDONLY != 0, attrs&unix.MOUNT_ATTR_RDONLY != 0; got != want {
-			t.Errorf("attributes %#x: read-only %v", attrs, got)
-		}
-		if got, want := st.Flags&unix.ST_NODEV != 0, attrs&unix.MOUNT_ATTR_NODEV != 0; got != want {
-			t.Errorf("attributes %#x: nodev %v", attrs, got)
-		}
-		if got, want := st.Flags&unix.ST_NOATIME != 0, attrs&unix.MOUNT_ATTR_NOATIME != 0; got != want {
-			t.Errorf("attributes %#x: noatime %v", attrs, got)
+	const all = unix.ST_RDONLY | unix.ST_NODEV | unix.ST_NOEXEC | unix.ST_NOATIME | unix.ST_NODIRATIME
+	for name, set := range map[string]func(*os.File, uint64) error{"mount_setattr": SetMountAttrs, "mount": setMountAttrsClassic} {
+		for attrs, want := range map[uint64]int64{
+			unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOATIME | unix.MOUNT_ATTR_NODIRATIME: unix.ST_RDONLY | unix.ST_NOATIME | unix.ST_NODIRATIME,
+			unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC:                                unix.ST_NODEV | unix.ST_NOEXEC,
+			0: 0,
+		} {
+			if err := set(mnt, attrs); err != nil {
+				t.Fatal(err)
+			}
+			var st unix.Statfs_t
+			if err := unix.Statfs(dir, &st); err != nil {
+				t.Fatal(err)
+			}
+			if got := st.Flags & all; got != want {
+				t.Errorf("%s, attributes %#x: flags %#x, want %#x", name, attrs, got, want)
+			}
 		}
 	}
 }
