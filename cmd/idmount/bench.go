@@ -20,8 +20,9 @@ func benchCommand() *cli.Command {
 		Usage:     "measure what mounts of SOURCE would cost",
 		ArgsUsage: "SOURCE",
 		Description: "Works in a scratch directory that it makes below SOURCE, and removes it. The short run\n" +
-			"takes about a minute and has 200000 empty files for a while; it also empties the kernel's\n" +
-			"caches of names and inodes. Times are compared with the native mount's of the same round.",
+			"takes two minutes of processor time or more, and several minutes where others work too. It\n" +
+			"has 200000 empty files for a while, and empties the kernel's caches of names and inodes.\n" +
+			"Times are compared with the native mount's of the same round.",
 		OnUsageError: onUsageError,
 		// Else a first argument "help" or "h" is no path but a command.
 		HideHelpCommand: true,
