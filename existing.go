@@ -228,7 +228,7 @@ func Remount(source, target string, o Options) error {
 	if err != nil {
 		return fail(err)
 	}
-	root, err := openDirectory("target", target)
+	root, err := openPath("target", target)
 	if err != nil {
 		return err
 	}
@@ -242,7 +242,7 @@ func Remount(source, target string, o Options) error {
 	}
 	const instead = "can't be changed by a remount: unmount it, and mount it again"
 	if !o.Map.IsZero() {
-		src, err := openDirectory("source", source)
+		src, err := openPath("source", source)
 		if err != nil {
 			return err
 		}

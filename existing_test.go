@@ -45,7 +45,7 @@ func TestSameMap(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		root, err := openDirectory("target", target)
+		root, err := openPath("target", target)
 		if err != nil {
 			t.Fatal(err)
 		}

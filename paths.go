@@ -16,17 +16,23 @@ import (
 // openPaths opens source and target once, O_PATH, following symbolic links. All
 // that comes after works on these files: a path may lead elsewhere a moment later.
 //
-// Both must be directories, and neither may lie below the other: the mount would
-// show itself. The names of the files are absolute and have no symbolic links.
+// Both must be directories or neither, and neither may lie below the other: the
+// mount would show itself. The names of the files are absolute and have no symbolic
+// links.
 func openPaths(source, target string) (src, dst *os.File, err error) {
-	if src, err = openDirectory("source", source); err != nil {
+	if src, err = openPath("source", source); err != nil {
 		return nil, nil, err
 	}
-	if dst, err = openDirectory("target", target); err != nil {
+	if dst, err = openPath("target", target); err != nil {
 		src.Close()
 		return nil, nil, err
 	}
+	srcDir, dstDir := isDir(src), isDir(dst)
 	switch {
+	case srcDir && !dstDir:
+		err = &UsageError{Op: "mount", Path: target, Err: fmt.Errorf("the source %s is a directory: %w", source, unix.ENOTDIR)}
+	case !srcDir && dstDir:
+		err = &UsageError{Op: "mount", Path: target, Err: fmt.Errorf("the source %s is no directory: %w", source, unix.EISDIR)}
 	case below(dst.Name(), src.Name()):
 		err = &UsageError{Op: "mount", Path: target, Err: fmt.Errorf("the target lies below the source %s", source)}
 	case below(src.Name(), dst.Name()):
@@ -40,7 +46,7 @@ func openPaths(source, target string) (src, dst *os.File, err error) {
 	return src, dst, nil
 }
 
-func openDirectory(what, path string) (*os.File, error) {
+func openPath(what, path string) (*os.File, error) {
 	fail := func(err error) (*os.File, error) {
 		return nil, &UsageError{Op: what, Path: path, Err: cause(err)}
 	}
@@ -60,12 +66,8 @@ func openDirectory(what, path string) (*os.File, error) {
 		return fail(err)
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
+	if _, err := f.Stat(); err != nil {
 		return fail(err)
-	}
-	if !info.IsDir() {
-		return fail(unix.ENOTDIR)
 	}
 	real, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(f.Fd())))
 	if err != nil {

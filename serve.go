@@ -366,6 +366,8 @@ func (r *request) attach(fs *fusefs.FS, o sys.FuseMountOptions) (uint64, error) 
 	if inner, err := fs.Reroot(tree); err == nil {
 		tree.Close()
 		tree = inner
+	} else if !isDir(r.source) {
+		return 0, err
 	}
 	if r.Relay {
 		ns, err := sys.NewUserNamespace(r.Map.UIDMapText(), r.Map.GIDMapText())

@@ -89,7 +89,8 @@ func (r *Report) tryRootAccess(src *os.File) Finding {
 	if told {
 		return r.accessFinding(r.Path, err)
 	}
-	top, openErr := os.Open(dir)
+	// O_DIRECTORY: opening a FIFO or a device would do something.
+	top, openErr := os.OpenFile(dir, unix.O_DIRECTORY, 0)
 	if openErr != nil {
 		if os.IsPermission(openErr) {
 			return r.accessFinding(r.Path, unix.EACCES)

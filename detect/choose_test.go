@@ -18,11 +18,12 @@ func all() *Report {
 		Path: "/srv", FSType: "ext4", Kernel: "6.12.0",
 		MountAPI: yes("open_tree and mount_setattr work"), UserNS: yes("a user namespace can be made"),
 		Map: yes("probed without a map"), Idmap: yes("the kernel idmaps ext4"),
-		FuseDevice: yes("/dev/fuse opens"), Fuse: yes("a FUSE mount works"),
+		FuseSource: yes("the source is a directory"), FuseDevice: yes("/dev/fuse opens"), Fuse: yes("a FUSE mount works"),
 		Relay: yes("the kernel idmaps our FUSE mount"), TranslateMap: yes("probed without a map"),
 		Passthrough: yes("works on ext4 with stack depth 1"), StackDepth: 1,
 		IOUring: no(nil, "switched off"), FileHandles: yes("ext4 opens by file handle"),
-		Capabilities: no(nil, "missing: CAP_LEASE"), MissingCapabilities: []string{"CAP_LEASE"},
+		CoherentCache: yes("changes to ext4 are reported by fanotify"),
+		Capabilities:  no(nil, "missing: CAP_LEASE"), MissingCapabilities: []string{"CAP_LEASE"},
 		RootAccess: yes("the source refuses root nothing (tried on /srv)"), Access: DaemonAccess,
 	}
 }
@@ -150,6 +151,7 @@ mount api       yes     open_tree and mount_setattr work
 user namespace  yes     a user namespace can be made
 map             yes     probed without a map
 idmap           no      the kernel has no idmapped mounts for overlay (mount_setattr: invalid argument)
+fuse source     yes     the source is a directory
 fuse device     yes     /dev/fuse opens
 fuse            yes     a FUSE mount works
 fuse idmap      yes     the kernel idmaps our FUSE mount
@@ -157,6 +159,7 @@ translated map  yes     probed without a map
 passthrough     yes     works on ext4 with stack depth 1
 io_uring        no      switched off
 file handles    yes     ext4 opens by file handle
+coherent cache  yes     changes to ext4 are reported by fanotify
 capabilities    no      missing: CAP_LEASE
 root access     yes     the source refuses root nothing (tried on /srv)
 

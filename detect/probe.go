@@ -54,6 +54,7 @@ func ProbeFile(ctx context.Context, src *os.File, o Options) (*Report, error) {
 	for _, probe := range []func(){
 		func() { r.probeMountAPI(src) },
 		func() { r.probeIdmap(src, ns, o.Map) },
+		func() { r.probeFuseSource(src) },
 		func() { r.probeFuse(ctx, src, ns) },
 		func() { r.probeIOUring() },
 		func() { r.probeFileHandles(src) },

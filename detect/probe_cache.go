@@ -20,6 +20,8 @@ func (r *Report) probeCache(src *os.File) {
 		return
 	}
 	switch {
+	case fileType(src) != unix.S_IFDIR:
+		r.CoherentCache = no(nil, "the source is a file, of which no descriptor is kept that changes could be watched by")
 	case !sys.SeesAllChanges(&st):
 		r.CoherentCache = no(nil, "others than this kernel may change %s", r.FSType)
 	case r.FileHandles.Verdict == No:

@@ -13,6 +13,26 @@ import (
 	"github.com/idmount/idmount/internal/sys"
 )
 
+// probeFuseSource says whether a FUSE mount can show the source. FIFOs and sockets of a
+// FUSE mount are others than the source's.
+func (r *Report) probeFuseSource(src *os.File) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(src.Fd()), &st); err != nil {
+		r.FuseSource = unknown(&sys.Error{Op: "stat", Path: r.Path, Err: err}, "the source could not be asked")
+		return
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		r.FuseSource = yes("the source is a directory")
+	case unix.S_IFREG:
+		r.FuseSource = yes("the source is a regular file")
+	case unix.S_IFCHR, unix.S_IFBLK:
+		r.FuseSource = yes("the source is a device node")
+	default:
+		r.FuseSource = no(nil, "the source is a FIFO or a socket, and that of a FUSE mount is another one")
+	}
+}
+
 // probeFuse answers everything about FUSE by mounting one, detached, and
 // answering its INIT. Closing the device aborts it.
 func (r *Report) probeFuse(ctx context.Context, src, ns *os.File) {

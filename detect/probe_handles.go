@@ -1,6 +1,7 @@
 package detect
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -15,6 +16,10 @@ import (
 func (r *Report) probeFileHandles(src *os.File) {
 	// The mount that open_by_handle_at works on cannot be an O_PATH file.
 	mnt, err := unix.Openat(int(src.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOTDIR) && fileType(src) != unix.S_IFREG {
+		r.FileHandles = unknown(nil, "not tried: the source is neither a directory nor a regular file, and opening it may do something")
+		return
+	}
 	if err != nil {
 		// A file as source: itself. Through /proc, because openat has no
 		// AT_EMPTY_PATH.
@@ -47,6 +52,15 @@ func (r *Report) probeFileHandles(src *os.File) {
 		}
 	}
 	r.FileHandles = yes("%s opens by file handle", r.FSType)
+}
+
+// fileType returns the S_IFMT bits, 0 if they can't be asked for.
+func fileType(f *os.File) uint32 {
+	var st unix.Stat_t
+	if unix.Fstat(int(f.Fd()), &st) != nil {
+		return 0
+	}
+	return st.Mode & unix.S_IFMT
 }
 
 // reopen opens name in dir, or dir itself, by its file handle, and checks that

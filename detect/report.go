@@ -21,6 +21,7 @@ type Report struct {
 	// Mounts has the Idmap finding of each mount, with a recursive probe.
 	Mounts []MountFinding `json:"mounts,omitempty"`
 
+	FuseSource   Finding `json:"fuse_source"`   // the source is something that a FUSE mount can show
 	FuseDevice   Finding `json:"fuse_device"`   // /dev/fuse opens
 	Fuse         Finding `json:"fuse"`          // a FUSE mount answers our INIT
 	Relay        Finding `json:"relay"`         // the kernel idmaps a FUSE mount
@@ -65,9 +66,9 @@ func (r *Report) Supports(b Backend) Finding {
 	case Native:
 		needs = []Finding{r.MountAPI, r.Map, r.UserNS, r.Idmap}
 	case Relay:
-		needs = []Finding{r.FuseDevice, r.Fuse, r.Map, r.UserNS, r.Relay, r.relayAccess()}
+		needs = []Finding{r.FuseSource, r.FuseDevice, r.Fuse, r.Map, r.UserNS, r.Relay, r.relayAccess()}
 	case Translate:
-		needs = []Finding{r.TranslateMap, r.FuseDevice, r.Fuse}
+		needs = []Finding{r.TranslateMap, r.FuseSource, r.FuseDevice, r.Fuse}
 	default:
 		return unknown(nil, "%q is no backend", b)
 	}
@@ -119,6 +120,7 @@ func (r *Report) WriteText(w io.Writer) error {
 	for _, m := range r.Mounts {
 		row("  "+m.Path, m.Finding)
 	}
+	row("fuse source", r.FuseSource)
 	row("fuse device", r.FuseDevice)
 	row("fuse", r.Fuse)
 	row("fuse idmap", r.Relay)

@@ -117,6 +117,8 @@ func (f *FS) Caching() (Cache, error) {
 	switch {
 	case f.remoteData:
 		return kept, ErrShared
+	case f.single:
+		return kept, ErrFile
 	case f.mounts.root == nil:
 		return kept, ErrNoHandles
 	case f.mounts.root.blind != nil:
@@ -128,6 +130,7 @@ func (f *FS) Caching() (Cache, error) {
 // Why a source is not cached coherently, if it is for no system call that failed.
 var (
 	ErrNoHandles = errors.New("the source has no file handles, by which changes are told from one another")
+	ErrFile      = errors.New("the source is a file, of which no descriptor is kept that changes could be watched by")
 	ErrShared    = errors.New("others than this kernel may change the source")
 	ErrNoExpiry  = errors.New("the kernel's FUSE has no HAS_EXPIRE_ONLY (Linux 6.2)")
 )

@@ -96,11 +96,12 @@ type FS struct {
 	suspicion   suspicion
 
 	movingPlaces bool // see goBack
+	single       bool // the source is no directory
 }
 
-// New prepares a file system that shows the directory source. The descriptor
-// may be O_PATH, stays the caller's, and has to stay open until Wait returns. Another
-// kind of file can be shown as a view: see AddView.
+// New prepares a file system that shows source. The descriptor may be O_PATH, stays
+// the caller's, and has to stay open until Wait returns. A source that is no directory
+// is not the FUSE root, but can be reached as a view: see Reroot and AddView.
 //
 // The calling process needs umask 0, and uid 0 or equivalent capabilities
 // towards the source; those that the calling thread has are used.
@@ -146,6 +147,7 @@ func New(source *os.File, o Options) (*FS, error) {
 	if errno := sys.Stat(int(source.Fd()), &st); errno != 0 {
 		return nil, &sys.Error{Op: "stat", Path: source.Name(), Err: errno}
 	}
+	f.single = st.Mode&unix.S_IFMT != unix.S_IFDIR
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(int(source.Fd()), &fs); err != nil {
 		return nil, &sys.Error{Op: "statfs", Path: source.Name(), Err: err}

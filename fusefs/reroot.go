@@ -27,8 +27,13 @@ const innerRoot = "view"
 // would ask for one whenever somebody who does not own the root passes through.
 //
 // After an error, such as that of a kernel that can't do it, tree is as good as it
-// was, if slower.
+// was, if slower. But the FUSE root is a directory: a source that is none is seen
+// through the returned mount alone, and nothing beside it is.
 func (f *FS) Reroot(tree *os.File) (*os.File, error) {
+	if f.single {
+		f.Assemble(true)
+		defer f.Assemble(false)
+	}
 	f.rerooting.Store(true)
 	defer f.rerooting.Store(false)
 	inner, err := sys.CloneDetached(tree, innerRoot)

@@ -15,7 +15,7 @@ import (
 func detectCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "detect",
-		Usage:     "say what works on this kernel with the directory PATH, and why",
+		Usage:     "say what works on this kernel with the directory or file PATH, and why",
 		ArgsUsage: "[PATH]",
 		Description: "PATH is the source of a mount to be; without it, the current directory. Each line is a\n" +
 			"probe that was made on PATH itself: yes, no or unknown, and the reason. Nothing is mounted.",

@@ -80,6 +80,9 @@ func RootOf(f *os.File) (*mountinfo.Info, error) {
 	if err != nil {
 		return nil, err
 	}
+	if strings.HasSuffix(m.Root, "//deleted") {
+		path = strings.TrimSuffix(path, " (deleted)") // a file that has no name any more
+	}
 	if path != m.Mountpoint {
 		return nil, nil
 	}

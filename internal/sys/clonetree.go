@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CloneDetached returns a detached mount of the directory name in tree, which is a
+// CloneDetached returns a detached mount of the directory or file name in tree, which is a
 // detached mount as well. Links are not followed.
 //
 // Before Linux 6.15 only what is in the caller's mount namespace can be cloned.
@@ -22,10 +22,10 @@ func CloneDetached(tree *os.File, name string) (*os.File, error) {
 	return inner, err
 }
 
-// cloneElsewhere finds the directory first: once tree is attached it can't be
+// cloneElsewhere finds the name first: once tree is attached it can't be
 // attached anywhere else.
 func cloneElsewhere(tree *os.File, name string) (inner *os.File, err error) {
-	fd, errno := OpenAt(int(tree.Fd()), name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	fd, errno := OpenAt(int(tree.Fd()), name, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if errno != 0 {
 		return nil, &Error{Op: "open", Path: join(tree, name), Err: errno}
 	}
