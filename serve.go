@@ -396,11 +396,7 @@ func (r *request) propagate(tree *os.File) error {
 	if r.Mount.Propagation == 0 {
 		return nil
 	}
-	// mount(2) does this on every kernel.
-	if err := unix.Mount("", "/proc/self/fd/"+strconv.Itoa(int(tree.Fd())), "", uintptr(r.Mount.Propagation), ""); err != nil {
-		return &sys.Error{Op: "mount", Path: r.Target, Detail: "propagation", Err: err}
-	}
-	return nil
+	return sys.SetPropagation(tree, r.Mount.Propagation, r.Mount.PropagationRecursive)
 }
 
 // attachInPlace is attach for kernels before 5.2: mount(2) at the target, whose

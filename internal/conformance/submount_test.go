@@ -26,7 +26,75 @@ var submountDifferences = []Known{
 var submountScenarios = special(
 	&Scenario{Name: "submount/recursive", Setup: withSubmounts, Op: overSubmounts},
 	&Scenario{Name: "submount/alone", Setup: withSubmounts, Op: overSubmounts},
+	&Scenario{Name: "submount/flags", Setup: withFlags, Op: overFlags},
 )
+
+// mountFlags are those that a mount can have, each on a submount of its own.
+var mountFlags = []struct {
+	name string
+	bits uintptr
+}{
+	{"none", 0},
+	{"ro", unix.MS_RDONLY},
+	{"nosuid", unix.MS_NOSUID},
+	{"nodev", unix.MS_NODEV},
+	{"noexec", unix.MS_NOEXEC},
+	{"nosymfollow", unix.MS_NOSYMFOLLOW},
+	{"noatime", unix.MS_NOATIME},
+	{"nodiratime", unix.MS_NODIRATIME},
+	{"strictatime", unix.MS_STRICTATIME},
+	{"strictest", unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOSYMFOLLOW},
+}
+
+// withFlags binds a part of the file system at a place for each flag.
+func withFlags(d *Disk) {
+	for _, f := range mountFlags {
+		d.Mkdir(f.name, "AA", 0o777)
+		d.Mkdir("of-"+f.name, "AA", 0o777)
+		d.File("of-"+f.name+"/f", "AA", 0o666)
+		d.Program("of-"+f.name+"/cat", "BB", 0o6755)
+		d.do("device", func() error {
+			if err := unix.Mknod(d.path("of-"+f.name+"/null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {
+				return err
+			}
+			return d.own("of-"+f.name+"/null", "AA", 0o666)
+		})
+		d.do("link", func() error { return unix.Symlink("f", d.path("of-"+f.name+"/link")) })
+		d.do("mount", func() error {
+			if err := unix.Mount(d.path("of-"+f.name), d.path(f.name), "", unix.MS_BIND, ""); err != nil {
+				return err
+			}
+			return unix.Mount("", d.path(f.name), "", unix.MS_REMOUNT|unix.MS_BIND|f.bits, "")
+		})
+	}
+}
+
+func overFlags(e *Env) {
+	for _, f := range mountFlags {
+		dir := f.name
+		var fs unix.Statfs_t
+		e.Did("statfs "+dir, unix.Statfs(dir, &fs))
+		const all = unix.ST_RDONLY | unix.ST_NOSUID | unix.ST_NODEV | unix.ST_NOEXEC | unix.ST_NOATIME | unix.ST_NODIRATIME | unix.ST_RELATIME | 0x2000
+		e.Saw("flags of "+dir, fmt.Sprintf("%#x", int64(fs.Flags)&all))
+		out, err := outputAt(unix.AT_FDCWD, dir+"/cat", 0, false, "/proc/self/status")
+		e.Saw("ran "+dir+"/cat as", identity(out)+" "+ErrText(err))
+		for _, name := range []string{"null", "link"} {
+			e.Open("open "+dir+"/"+name, dir+"/"+name, unix.O_RDONLY, 0)
+		}
+		if fd := e.Open("write "+dir, dir+"/f", unix.O_RDWR, 0); fd >= 0 {
+			_, err := unix.Write(fd, []byte("new"))
+			e.Did("write to "+dir+"/f", err)
+		}
+		e.Did("chmod "+dir, unix.Chmod(dir+"/f", 0o640))
+		e.Did("chown "+dir, unix.Chown(dir+"/f", e.UID('A'), e.GID('A')))
+		e.Did("setxattr "+dir, unix.Setxattr(dir+"/f", "user.a", []byte("b"), 0))
+		e.Did("utimes "+dir, unix.Utimes(dir+"/f", []unix.Timeval{{Sec: 1}, {Sec: 2}}))
+		e.Did("mkdir in "+dir, unix.Mkdir(dir+"/made", 0o755))
+		e.Did("unlink in "+dir, unix.Unlink(dir+"/link"))
+		e.Did("rename in "+dir, unix.Rename(dir+"/cat", dir+"/dog"))
+		e.Did("access "+dir, unix.Access(dir+"/f", unix.W_OK))
+	}
+}
 
 // withSubmounts mounts a tmpfs, which has another one below it, a read-only one,
 // and a part of the file system itself, on a directory and on a file.
@@ -136,7 +204,7 @@ func TestSubmounts(t *testing.T) {
 	}
 	for _, s := range submountScenarios {
 		t.Run(s.Name, func(t *testing.T) {
-			recursive := s.Name == "submount/recursive"
+			recursive := s.Name != "submount/alone"
 			want := underSubmounts(t, agents, m, s, func(source string) string {
 				return mountTree(t, source, m, recursive)
 			})
@@ -174,7 +242,14 @@ func underSubmounts(t *testing.T, agents map[string]*testenv.Agent, m *Map, s *S
 		}
 		d.Mkdir("", "AA", 0o777)
 		t.Cleanup(func() {
-			for _, name := range []string{"covered", "bound", "ro", "sub/deeper", "sub"} {
+			names := []string{"covered", "bound", "ro", "sub/deeper", "sub"}
+			if s.Name == "submount/flags" {
+				names = nil
+				for _, f := range mountFlags {
+					names = append(names, f.name)
+				}
+			}
+			for _, name := range names {
 				testenv.Unmount(t, d.path(name))
 			}
 		})
