@@ -219,9 +219,10 @@ func flagText(have, bits uint64) string {
 }
 
 // Remount changes the flags of the ID-mapped mount of source at target, as `mount -o
-// remount,bind` does: those that o.MountOptions lists, and no others. A map in o, a
-// cache mode or an access other than the mount's own are errors, since these are
-// settled when the mount is made. source only says with o.Map what the mount's map is.
+// remount,bind` does: those that o.MountOptions lists and no others, and none of the
+// mounts below. A map in o, a cache mode or an access other than the mount's own are
+// errors, since these are settled when the mount is made. source only says, with
+// o.Map, what the mount's map is.
 func Remount(source, target string, o Options) error {
 	fail := func(err error) error { return &UsageError{Op: "remount", Path: target, Err: err} }
 	list, err := mntopt.ParseHelper(o.MountOptions, mntopt.User, false)

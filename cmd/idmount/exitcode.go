@@ -77,6 +77,8 @@ func hintFor(err error) string {
 		return "mkdir -p " + request.Path + " makes it; in fstab, X-mount.mkdir does"
 	case isErrno(err, unix.ENOTCONN) && (request == nil || request.Op != "source"):
 		return "the server of the mount has ended: idmount umount TARGET removes it, and then it can be mounted again"
+	case errors.Is(err, idmount.ErrNotOurs) && len(fstabWarnings("/etc/fstab")) > 0:
+		return fstabWarnings("/etc/fstab")[0]
 	case errors.As(err, &usage) && exitCode(err) == exitUsage:
 		return "idmount --help, or idmount COMMAND --help, shows the usage"
 	case exitCode(err) == exitPermission && os.Geteuid() != 0:
