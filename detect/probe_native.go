@@ -122,6 +122,10 @@ func (r *Report) probeSubmounts(src, ns *os.File) {
 		if err != nil {
 			continue // covered by a later mount or gone; the rest decides
 		}
+		if id, err := mounts.ID(f); err != nil || id != m.ID {
+			f.Close()
+			continue // covered too, or the path leads elsewhere by now
+		}
 		finding := IdmapMount(f, m, ns)
 		f.Close()
 		r.Mounts = append(r.Mounts, MountFinding{m.Mountpoint, m.FSType, finding})
@@ -173,6 +177,11 @@ func IdmapMount(src *os.File, m *mountinfo.Info, ns *os.File) Finding {
 	err = sys.MountSetattr(tree, "", 0, attr)
 	switch {
 	case err == nil:
+		if asksServer(fstype) && !mapped {
+			if f := probeOwners(src, fstype); f.Verdict != Yes {
+				return f
+			}
+		}
 		return yes("the kernel idmaps %s", fstype)
 	case isAny(err, unix.ENOSYS):
 		return no(err, "the kernel has no idmapped mounts at all")

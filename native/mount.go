@@ -166,6 +166,10 @@ func refusing(src *os.File, attr *unix.MountAttr) error {
 		if err != nil {
 			continue // covered by another mount, or gone
 		}
+		if id, err := mounts.ID(f); err != nil || id != m.ID {
+			f.Close()
+			continue // covered too, or the path leads elsewhere by now
+		}
 		err = try(f, attr)
 		if err != nil {
 			err = withType(err, f)
