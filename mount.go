@@ -23,7 +23,10 @@ type plan struct {
 	choice         detect.Choice
 	access         Access // of a FUSE server
 	served         served // what that says, once it serves
-	warnings       []string
+
+	stacking  int // overlays that are to be stacked on a FUSE mount
+	passDepth int // stack depth with which passthrough works; 0 is unknown
+	warnings  []string
 }
 
 func (p *plan) mounted() *Mounted {
@@ -54,6 +57,10 @@ func newPlan(ctx context.Context, source, target string, o Options) (p *plan, er
 		return nil, &UsageError{Op: "mount", Path: source, Err: err}
 	}
 	access, err := detect.ParseAccess(string(o.Access))
+	if err != nil {
+		return nil, &UsageError{Op: "mount", Path: source, Err: err}
+	}
+	stacking, err := ParseStacking(string(o.Stacking))
 	if err != nil {
 		return nil, &UsageError{Op: "mount", Path: source, Err: err}
 	}
@@ -101,6 +108,7 @@ func newPlan(ctx context.Context, source, target string, o Options) (p *plan, er
 		p.warnings = append(p.warnings, w)
 	}
 	if choice.Backend != Native {
+		p.stacking, p.passDepth = stacking.overlays(report), report.StackDepth
 		p.access = report.Access
 		if p.access == CallerAccess && o.Cache.Mode == CacheExclusive {
 			// The kernel writes back when it likes, for nobody.

@@ -42,6 +42,9 @@ func mount(t *testing.T, source string, o idmount.Options) (string, *idmount.Mou
 	t.Helper()
 	target := testenv.Dir(t)
 	o.Daemon = testenv.Binary(t)
+	if o.Stacking == "" {
+		o.Stacking = "0" // passthrough wherever it is possible
+	}
 	m, err := idmount.Mount(context.Background(), source, target, o)
 	if errors.Is(err, detect.ErrUnsupported) {
 		testenv.Skip(t, testenv.NeedKernel, err.Error())

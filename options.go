@@ -39,6 +39,10 @@ type Options struct {
 	// is TransportAuto.
 	Transport Transport
 
+	// Stacking is how many overlays can be stacked on a FUSE mount; "" is
+	// StackingAuto.
+	Stacking Stacking
+
 	// MountOptions is a list as mount(8) takes it: ro, nosuid, nodev, noexec,
 	// noatime and friends, nosymfollow, private, slave, shared, unbindable; for a FUSE
 	// mount context= and the other labels of SELinux. What can't do anything is in the
@@ -110,6 +114,13 @@ type Mounted struct {
 
 	// CacheReason is why Cache is not as it was asked for; "" if it is.
 	CacheReason string `json:"cache_reason,omitempty"`
+
+	// Passthrough says that reads and writes go past the server of a FUSE mount, and
+	// Stacking how many overlays can be stacked on it. StackingReason is why there is
+	// no passthrough, if that is to be able to stack more.
+	Passthrough    bool     `json:"passthrough,omitempty"`
+	Stacking       Stacking `json:"stacking,omitempty"`
+	StackingReason string   `json:"stacking_reason,omitempty"`
 
 	Source   string   `json:"source"`
 	Target   string   `json:"target"`

@@ -38,6 +38,9 @@ type request struct {
 	Native  bool           `json:"native,omitempty"`  // then: by the kernel where it can
 	Access  Access         `json:"access,omitempty"`  // then: what was asked for, of submounts
 
+	Stacking  int `json:"stacking"`
+	PassDepth int `json:"passthrough_depth,omitempty"`
+
 	Recursive bool `json:"recursive,omitempty"`
 
 	Transport fusefs.Transport `json:"transport"`
@@ -56,13 +59,17 @@ type request struct {
 // Linux 5.2, which has no open_tree, it works on the source itself.
 func (p *plan) request() (*request, error) {
 	r := &request{
-		Map:     p.opts.Map,
-		Relay:   p.choice.Backend == Relay,
-		Cache:   p.opts.Cache,
-		Mount:   p.mount,
-		Source:  p.source,
-		Target:  p.target,
-		NoPass:  p.opts.NoPassthrough,
+		Map:    p.opts.Map,
+		Relay:  p.choice.Backend == Relay,
+		Cache:  p.opts.Cache,
+		Mount:  p.mount,
+		Source: p.source,
+		Target: p.target,
+		NoPass: p.opts.NoPassthrough,
+
+		Stacking:  p.stacking,
+		PassDepth: p.passDepth,
+
 		Callers: p.access == CallerAccess,
 		Native:  p.opts.Backend == Auto && p.mount.Labels.IsZero(),
 		Access:  p.opts.Access,
@@ -181,6 +188,9 @@ func (r *request) attrs() (uint64, error) {
 
 // served is what only the server of a mount knows of it.
 type served struct {
+	Passthrough bool     `json:"passthrough"`
+	Stacking    Stacking `json:"stacking"`
+	StackReason string   `json:"stacking_reason,omitempty"`
 	Cache       string   `json:"cache"` // what the kernel really keeps
 	CacheReason string   `json:"cache_reason,omitempty"`
 	Warnings    []string `json:"warnings,omitempty"`
@@ -195,7 +205,10 @@ type served struct {
 
 func servedBy(fs *fusefs.FS) served {
 	cache, cause := fs.Caching()
-	s := served{Cache: cache.String()}
+	s := served{Cache: cache.String(), Passthrough: fs.Passthrough(), Stacking: Stacking(strconv.Itoa(fs.Stacking()))}
+	if fs.StackingCostsPassthrough() {
+		s.StackReason = "without passthrough, so that overlays can be stacked on the mount"
+	}
 	if cause == nil {
 		return s
 	}
@@ -210,6 +223,7 @@ func servedBy(fs *fusefs.FS) served {
 // apply adds it to what the mounting process knows.
 func (s served) apply(m *Mounted) {
 	m.Cache, m.CacheReason = s.Cache, s.CacheReason
+	m.Passthrough, m.Stacking, m.StackingReason = s.Passthrough, s.Stacking, s.StackReason
 	m.Warnings = append(m.Warnings, s.Warnings...)
 	if s.Tree {
 		m.Backend, m.Reason, m.Access, m.Submounts = s.Backend, s.Reason, s.Access, s.Submounts
@@ -319,6 +333,10 @@ func (r *request) start(logger *slog.Logger) (*view, error) {
 
 // newFS makes a file system of a mount of the source.
 func (r *request) newFS(source *os.File, relay, callers bool, shares int, logger *slog.Logger) (*fusefs.FS, error) {
+	depth := 0
+	if source == r.source {
+		depth = r.PassDepth
+	}
 	return fusefs.New(source, fusefs.Options{
 		Map:           r.Map,
 		Relay:         relay,
@@ -330,6 +348,9 @@ func (r *request) newFS(source *os.File, relay, callers bool, shares int, logger
 		Transport:     r.Transport,
 		Shares:        shares,
 		Requests:      r.requests,
+		Stacking:      r.Stacking,
+
+		PassthroughDepth: depth,
 	})
 }
 

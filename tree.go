@@ -379,6 +379,7 @@ func (b *viewTree) result() served {
 			p.Cache = of.Cache
 			if s.Cache == "" {
 				s.Cache, s.CacheReason = of.Cache, of.CacheReason
+				s.Passthrough, s.Stacking, s.StackReason = of.Passthrough, of.Stacking, of.StackReason
 			}
 			for _, w := range of.Warnings {
 				if !slices.Contains(s.Warnings, w) {

@@ -41,6 +41,9 @@ type serverReply struct {
 // options are those of the mount.
 func (r *serverRequest) options() (idmount.Options, error) {
 	o := idmount.Options{Map: r.Map, Backend: r.Backend, NoPassthrough: r.NoPass}
+	// What is the default where FUSE is needed: on a file system that the kernel can
+	// ID-map, it would be without passthrough.
+	o.Stacking = "1"
 	transport := r.Transport
 	if transport == "" {
 		transport = "dev"

@@ -170,7 +170,7 @@ func (r *Report) probePassthrough(ctx context.Context, p *Protocol, dev, src *os
 	}
 	file := anyFile(src)
 	if file == nil {
-		r.Passthrough = unknown(nil, "the kernel has passthrough; the source has no regular file at its top to try it with")
+		r.Passthrough = unknown(nil, "the kernel has passthrough; no regular file was found in the source to try it with")
 		return
 	}
 	defer file.Close()
@@ -195,7 +195,7 @@ func (r *Report) probePassthrough(ctx context.Context, p *Protocol, dev, src *os
 	switch {
 	case err == nil:
 		r.StackDepth = depth
-		r.Passthrough = yes("works on %s with stack depth %d", r.FSType, depth)
+		r.Passthrough = yes("works on %s with stack depth %d: %s", r.FSType, depth, [...]string{1: "one overlay can be stacked on the mount then", 2: "no overlay can be stacked on the mount then"}[depth])
 	case isAny(err, unix.ELOOP, unix.EOPNOTSUPP, unix.EINVAL):
 		r.Passthrough = no(err, "the kernel has no passthrough to %s", r.FSType)
 	default:
@@ -203,19 +203,12 @@ func (r *Report) probePassthrough(ctx context.Context, p *Protocol, dev, src *os
 	}
 }
 
-// anyFile opens (O_PATH) a regular file on the source's own mount: src itself
-// or one of the first entries in it. nil if there is none.
+// anyFile opens (O_PATH) a regular file on the source's own mount: src itself, or one of
+// the first entries in it or in a directory there. nil if there is none.
 func anyFile(src *os.File) *os.File {
 	var top unix.Stat_t
 	if err := unix.Fstat(int(src.Fd()), &top); err != nil {
 		return nil
-	}
-	open := func(dirfd int, name string, flags int) *os.File {
-		fd, err := unix.Openat(dirfd, name, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return nil
-		}
-		return os.NewFile(uintptr(fd), name)
 	}
 	if top.Mode&unix.S_IFMT == unix.S_IFREG {
 		fd, err := unix.FcntlInt(src.Fd(), unix.F_DUPFD_CLOEXEC, 0)
@@ -224,13 +217,35 @@ func anyFile(src *os.File) *os.File {
 		}
 		return os.NewFile(uintptr(fd), src.Name())
 	}
-	dir := open(int(src.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY)
+	return fileIn(int(src.Fd()), ".", top.Dev, 1)
+}
+
+// fileIn is anyFile in a directory of a device, and in some of its subdirectories.
+func fileIn(dirfd int, name string, dev uint64, depth int) *os.File {
+	const entries, directories = 256, 16
+	open := func(dirfd int, name string, flags int) *os.File {
+		fd, err := unix.Openat(dirfd, name, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil
+		}
+		return os.NewFile(uintptr(fd), name)
+	}
+	dir := open(dirfd, name, unix.O_RDONLY|unix.O_DIRECTORY)
 	if dir == nil {
 		return nil
 	}
 	defer dir.Close()
-	entries, _ := dir.ReadDir(256)
-	for _, e := range entries {
+	var st unix.Stat_t
+	// A directory can be a mount point, of something else.
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil || st.Dev != dev {
+		return nil
+	}
+	var below []string
+	found, _ := dir.ReadDir(entries)
+	for _, e := range found {
+		if e.IsDir() && len(below) < directories {
+			below = append(below, e.Name())
+		}
 		if !e.Type().IsRegular() {
 			continue
 		}
@@ -238,12 +253,19 @@ func anyFile(src *os.File) *os.File {
 		if f == nil {
 			continue
 		}
-		var st unix.Stat_t
-		// A file can be a mount point too, of something else.
-		if err := unix.Fstat(int(f.Fd()), &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Dev == top.Dev {
+		// And so can a file.
+		if err := unix.Fstat(int(f.Fd()), &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Dev == dev {
 			return f
 		}
 		f.Close()
+	}
+	if depth == 0 {
+		return nil
+	}
+	for _, name := range below {
+		if f := fileIn(int(dir.Fd()), name, dev, depth-1); f != nil {
+			return f
+		}
 	}
 	return nil
 }

@@ -46,6 +46,15 @@ type Options struct {
 	// descriptors; 0 is 1.
 	Shares int
 
+	// Stacking is how many overlays, one on the other, can be stacked on the mount: 0 to
+	// 2. The kernel counts a mount with passthrough as one file system more than its
+	// source, and stacks two at most; so with 2, or 1 on an overlay, there is none.
+	Stacking int
+
+	// PassthroughDepth is the stack depth with which passthrough works on the source,
+	// if that has been tried; 0 goes by the source's type.
+	PassthroughDepth int
+
 	Requests *Requests // nil counts nothing
 }
 
@@ -87,7 +96,8 @@ type FS struct {
 	conn        *fuseconn.Conn
 	kernel      fuseconn.Init
 	keepDirs    bool // the kernel caches directories, without opening them
-	depth       int  // stack depth for passthrough
+	depth       int  // stack depth for passthrough; see passthroughDepth
+	stacked     bool // there is no passthrough because of Options.Stacking
 	canBeNobody bool // see writer
 	passOff     atomic.Bool
 	passExec    bool // see openProgram
@@ -152,13 +162,20 @@ func New(source *os.File, o Options) (*FS, error) {
 	if err := unix.Fstatfs(int(source.Fd()), &fs); err != nil {
 		return nil, &sys.Error{Op: "statfs", Path: source.Name(), Err: err}
 	}
-	f.depth, f.remoteData = stacking(uint32(fs.Type))
+	f.depth, f.remoteData = passthroughDepth(uint32(fs.Type))
+	if f.depth != 0 && o.PassthroughDepth != 0 {
+		f.depth = o.PassthroughDepth
+	}
 	f.movingPlaces = uint32(fs.Type) == unix.RAMFS_MAGIC
 	f.renames = f.remoteData && uint32(fs.Type) != unix.FUSE_SUPER_MAGIC
 	if f.depth == 0 {
 		f.passOff.Store(true)
 	}
 	f.passExec = o.AsCallers && !o.NoPassthrough && f.depth == 1 && f.remoteData
+	if f.depth+o.Stacking > maxStackDepth {
+		f.stacked = !f.passOff.Swap(true) || f.passExec
+		f.passExec = false
+	}
 	f.canBeNobody = f.canBecome(nobody)
 	if o.AsCallers || f.remoteData {
 		groups, err := os.Getgroups()
@@ -216,27 +233,6 @@ func descriptorBudget() int {
 	return int(min(limit.Cur/2, 8192))
 }
 
-// stacking returns how deep the kernel has to allow file systems to be stacked
-// for passthrough to files of a file system type, and whether close(2) there
-// reports errors that write(2) did not.
-//
-// A depth of 0 is for those that open a file as the calling process: with
-// passthrough that is the mount's user, by ids that are not the source's.
-func stacking(magic uint32) (depth int, remote bool) {
-	switch magic {
-	case unix.OVERLAYFS_SUPER_MAGIC, unix.ECRYPTFS_SUPER_MAGIC:
-		return 2, false
-	case unix.FUSE_SUPER_MAGIC:
-		return 2, true
-	case unix.NFS_SUPER_MAGIC, unix.CEPH_SUPER_MAGIC:
-		return 1, true
-	case unix.V9FS_MAGIC, unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC,
-		unix.AFS_SUPER_MAGIC, unix.CODA_SUPER_MAGIC:
-		return 0, true
-	}
-	return 1, false
-}
-
 // Start serves the FUSE connection of dev, an open /dev/fuse of a mount with
 // default_permissions and allow_other. It returns when the kernel's INIT has
 // been answered; the mount then is usable. dev stays the caller's and may be
@@ -262,6 +258,7 @@ func (f *FS) start(dev *os.File) error {
 	conn.Dropped = f.locks.interrupted
 	f.locks.resume = conn.Resume
 	if f.kernel.Flags&fuse.CAP_PASSTHROUGH == 0 {
+		f.stacked = false
 		f.passOff.Store(true)
 		f.passExec = false
 	}

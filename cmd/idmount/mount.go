@@ -35,6 +35,7 @@ func mountCommand() *cli.Command {
 			&cli.StringFlag{Name: "access", Value: "auto", Usage: "`WHO` a FUSE server is for the source: caller, daemon, or auto for caller where root is refused"},
 			&cli.StringFlag{Name: "cache", Value: "coherent", Usage: "what a FUSE mount keeps of SOURCE: `MODE` coherent, ttl=DURATION, none or exclusive"},
 			&cli.StringFlag{Name: "transport", Value: "auto", Usage: "how requests reach a FUSE server: `WAY` dev, uring, or auto for uring where the kernel has it switched on"},
+			&cli.StringFlag{Name: "stacking", Value: "auto", Usage: "how many overlays can be stacked on a FUSE mount: `N` 0, 1, 2 or auto; fewer can make reads and writes faster"},
 			&cli.StringSliceFlag{Name: "options", Aliases: []string{"o"}, Usage: "mount `OPTIONS`, such as ro,nosuid,nodev,noexec,noatime,private; may be given again"},
 			&cli.BoolFlag{Name: "recursive", Aliases: []string{"r"}, Usage: "the submounts of SOURCE too"},
 			&cli.BoolFlag{Name: "foreground", Aliases: []string{"f"}, Usage: "serve a FUSE mount in this process until it is unmounted"},
@@ -56,6 +57,7 @@ func mountCommand() *cli.Command {
 				access:     c.String("access"),
 				cache:      c.String("cache"),
 				transport:  c.String("transport"),
+				stacking:   c.String("stacking"),
 				recursive:  c.Bool("recursive"),
 				foreground: c.Bool("foreground"),
 				json:       c.Bool("json"),
@@ -71,7 +73,7 @@ func mountCommand() *cli.Command {
 type mountRequest struct {
 	maps                        []string
 	backend, access             string
-	cache, transport            string
+	cache, transport, stacking  string
 	list                        mntopt.List // the options; they win over the flags
 	recursive, foreground, json bool
 	quiet                       bool
@@ -148,6 +150,9 @@ func (r *mountRequest) options() (idmount.Options, error) {
 	if o.Transport, err = idmount.ParseTransport(r.value("transport", r.transport, "auto")); err != nil {
 		return fail(err)
 	}
+	if o.Stacking, err = idmount.ParseStacking(r.value("stacking", r.stacking, "auto")); err != nil {
+		return fail(err)
+	}
 	return o, nil
 }
 
@@ -181,7 +186,11 @@ func (r *mountRequest) print(m *idmount.Mounted, stdout, stderr io.Writer) error
 	if m.CacheReason != "" {
 		cache += " (" + m.CacheReason + ")"
 	}
-	if _, err := fmt.Fprintf(stdout, "%s: mounted by %s (%s)%s\n", m.Target, m.Backend, m.Reason, cache); err != nil {
+	stacking := ""
+	if m.StackingReason != "" {
+		stacking = fmt.Sprintf("; stacking %s (%s)", m.Stacking, m.StackingReason)
+	}
+	if _, err := fmt.Fprintf(stdout, "%s: mounted by %s (%s)%s%s\n", m.Target, m.Backend, m.Reason, cache, stacking); err != nil {
 		return err
 	}
 	return printSubmounts(m, stdout)

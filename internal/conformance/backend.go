@@ -43,6 +43,9 @@ func MountWith(t testing.TB, source string, m *Map, backend string, o idmount.Op
 	t.Helper()
 	target := testenv.Dir(t)
 	o.Map, o.Backend, o.Daemon = m.IDMap(t), idmount.Backend(backend), testenv.Binary(t)
+	if o.Stacking == "" {
+		o.Stacking = "0" // passthrough wherever it is possible
+	}
 	mounted, err := idmount.Mount(t.Context(), source, target, o)
 	if err != nil {
 		t.Fatal(err)

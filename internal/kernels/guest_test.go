@@ -231,7 +231,7 @@ func (s *source) below(name string) *source {
 }
 
 func (g *guest) mount(s *source, backend, target string) (string, error) {
-	args := []string{"mount", "--map", "b:0:100000:65536", "--backend", backend}
+	args := []string{"mount", "--map", "b:0:100000:65536", "--backend", backend, "--stacking", "0"} // with passthrough wherever it is possible
 	if s.recursive {
 		args = append(args, "--recursive")
 	}

@@ -36,6 +36,7 @@ var own = map[string]bool{
 	"access":        true,
 	"cache":         true,
 	"transport":     true,
+	"stacking":      true,
 	"recursive":     false,
 }
 

@@ -30,7 +30,7 @@ func mountIDs(t testing.TB, src, dst string, o idmount.Options) {
 	if _, err := detect.Choose(report, o.Backend); err != nil {
 		testenv.Skip(t, testenv.NeedKernel, err.Error())
 	}
-	o.Map, o.Daemon = m, testenv.Binary(t)
+	o.Map, o.Daemon, o.Stacking = m, testenv.Binary(t), "0" // passthrough wherever it is possible
 	mounted, err := idmount.Mount(t.Context(), src, dst, o)
 	if err != nil {
 		t.Fatal(err)
