@@ -74,7 +74,7 @@ func hintFor(err error) string {
 	case errors.Is(err, idmap.ErrOverlap):
 		return "each id may be in one range of its kind, and be seen as one id: shorten a COUNT, or move a range"
 	case errors.As(err, &request) && request.Op == "target" && errors.Is(err, fs.ErrNotExist):
-		return "mkdir -p " + request.Path + " makes it; in fstab, X-mount.mkdir does"
+		return "mkdir -p " + request.Path + " makes it (touch, if SOURCE is a file); in fstab, X-mount.mkdir does"
 	case isErrno(err, unix.ENOTCONN) && (request == nil || request.Op != "source"):
 		return "the server of the mount has ended: idmount umount TARGET removes it, and then it can be mounted again"
 	case errors.Is(err, idmount.ErrNotOurs) && len(fstabWarnings("/etc/fstab")) > 0:
