@@ -213,3 +213,36 @@ func TestMountOfMovedPaths(t *testing.T) {
 		})
 	}
 }
+
+// A mount that another one hides, on a directory above, is in nobody's way.
+func TestUnmountBesideHiddenMount(t *testing.T) {
+	testenv.RequireRoot(t)
+	for _, left := range []bool{false, true} {
+		source := testenv.Source(t, "tmpfs")
+		dir := testenv.Dir(t)
+		testenv.Mount(t, "tmpfs", dir, "")
+		// A directory that others may write to, where mount points can be renamed.
+		if err := unix.Chmod(dir, 0o777); err != nil {
+			t.Fatal(err)
+		}
+		testenv.Mount(t, "tmpfs", dir+"/above/hidden", "")
+		testenv.Mount(t, "tmpfs", dir+"/above", "")
+		if left {
+			if err := os.Mkdir(dir+"/above/hidden", 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		target := dir + "/target"
+		if err := os.Mkdir(target, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		o := idmount.Options{Map: idmap.Identity(), Backend: idmount.Native}
+		if _, err := idmount.Mount(t.Context(), source, target, o); err != nil {
+			t.Fatal(err)
+		}
+		if err := idmount.Unmount(target, false); err != nil {
+			t.Errorf("the directory is there again: %v: %v", left, err)
+			unix.Unmount(target, unix.MNT_DETACH)
+		}
+	}
+}

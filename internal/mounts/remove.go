@@ -271,7 +271,16 @@ func (p *place) pin(all []*mountinfo.Info, m *mountinfo.Info) (pins []*os.File, 
 			continue
 		}
 		at, err := findPlace(other.Mountpoint)
-		if err != nil {
+		if err != nil || at.mount != other.Parent {
+			if err == nil {
+				at.close()
+				err = errMoved
+			}
+			if hidden(all, other) {
+				// It can't be reached to be pinned. Only another namespace, in which
+				// root has uncovered it, could bring it to the name.
+				continue
+			}
 			return pins, err
 		}
 		if safe[dir] = at.safe; at.safe && !movable {
@@ -306,6 +315,21 @@ func covers(all []*mountinfo.Info, id int, m *mountinfo.Info) bool {
 		}
 	}
 	return false
+}
+
+// hidden reports whether a mount on a directory above m's mount point covers that.
+func hidden(all []*mountinfo.Info, m *mountinfo.Info) bool {
+	parents := make(map[int]int, len(all))
+	for _, other := range all {
+		parents[other.ID] = other.Parent
+	}
+	above := map[int]bool{m.ID: true}
+	for id := m.Parent; !above[id]; id = parents[id] {
+		above[id] = true
+	}
+	return slices.ContainsFunc(all, func(other *mountinfo.Info) bool {
+		return !above[other.ID] && strings.HasPrefix(m.Mountpoint, other.Mountpoint+"/")
+	})
 }
 
 // dirState is what decides who can rename the entries of a directory.
