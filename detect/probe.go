@@ -22,10 +22,6 @@ type Options struct {
 	SkipCache bool
 }
 
-// throwawayMap is as good as any for finding out whether a file system takes
-// a map: the kernel does not look at its contents.
-const throwawayMap = "0 100000 65536\n"
-
 // Probe tries everything that the backends need on the source at path. The
 // error is about the path or the context only; what does not work is in the
 // report.

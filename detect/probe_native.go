@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -17,7 +18,7 @@ import (
 // probeMap answers Map, UserNS and TranslateMap, and returns a user namespace
 // for the other probes: with the map if the kernel takes it, else with another.
 func (r *Report) probeMap(m *idmap.Map) *os.File {
-	uids, gids := throwawayMap, throwawayMap
+	uids, gids := throwawayMap("uid_map"), throwawayMap("gid_map")
 	r.Map = yes("probed without a map")
 	r.TranslateMap = yes("probed without a map")
 	if m != nil {
@@ -34,7 +35,7 @@ func (r *Report) probeMap(m *idmap.Map) *os.File {
 		// The texts of both kinds have the same limit, each on its own.
 		if size, limit := max(len(uids), len(gids)), os.Getpagesize()-1; size > limit {
 			r.Map = no(nil, "the map is too long for the kernel: %d bytes as text, at most %d fit", size, limit)
-			uids, gids = throwawayMap, throwawayMap
+			uids, gids = throwawayMap("uid_map"), throwawayMap("gid_map")
 		}
 	}
 	ns, err := sys.NewUserNamespace(uids, gids)
@@ -50,6 +51,41 @@ func (r *Report) probeMap(m *idmap.Map) *os.File {
 		r.UserNS = unknown(err, "no user namespace could be made")
 	}
 	return nil
+}
+
+// throwawayMap is as good as any for finding out whether a file system takes a map:
+// the kernel does not look at its contents. What it maps to has to be in the caller's
+// own user namespace, whose map the file in /proc/self has.
+func throwawayMap(file string) string {
+	own, err := os.ReadFile("/proc/self/" + file)
+	if err != nil {
+		return throwawayMapIn("")
+	}
+	return throwawayMapIn(string(own))
+}
+
+// throwawayMapIn takes ids that nobody has, if the map has them, else the last of the
+// longest extent: to map id 0 takes CAP_SETFCAP.
+func throwawayMapIn(own string) string {
+	const first, count = 100000, 65536
+	var longest struct{ inside, count uint64 }
+	for line := range strings.Lines(own) {
+		var inside, outside, n uint64
+		if _, err := fmt.Sscan(line, &inside, &outside, &n); err != nil {
+			continue
+		}
+		if inside <= first && first+count <= inside+n {
+			longest.count = 0
+			break
+		}
+		if n > longest.count {
+			longest.inside, longest.count = inside, n
+		}
+	}
+	if longest.count == 0 {
+		return fmt.Sprintf("0 %d %d\n", first, count)
+	}
+	return fmt.Sprintf("0 %d 1\n", longest.inside+longest.count-1)
 }
 
 func isClone(err error) bool {

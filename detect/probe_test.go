@@ -162,7 +162,7 @@ func TestProbeRecursive(t *testing.T) {
 func TestProbeIdmappedSource(t *testing.T) {
 	dir := testenv.PrivateMounts(t)
 	needIdmappedTmpfs(t, dir)
-	ns, err := sys.NewUserNamespace(throwawayMap, throwawayMap)
+	ns, err := sys.NewUserNamespace(throwawayMap("uid_map"), throwawayMap("gid_map"))
 	if err != nil {
 		t.Fatal(err)
 	}
