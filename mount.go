@@ -22,11 +22,12 @@ type plan struct {
 	mount          mntopt.Options
 	choice         detect.Choice
 	access         Access // of a FUSE server
-	served         served // what that says, once it serves
+	warnings       []string
+	report         *detect.Report
+	want           Backend
 
 	stacking  int // overlays that are to be stacked on a FUSE mount
 	passDepth int // stack depth with which passthrough works; 0 is unknown
-	warnings  []string
 }
 
 func (p *plan) mounted() *Mounted {
@@ -98,30 +99,55 @@ func newPlan(ctx context.Context, source, target string, o Options) (p *plan, er
 	if err != nil {
 		return nil, err
 	}
-	p.choice = choice
-	if choice.Backend == Translate {
-		if err := o.Map.CheckTranslate(); err != nil {
-			return nil, &UsageError{Op: "mount", Path: source, Err: err}
-		}
-	}
+	p.report, p.want, p.opts.Access = report, want, access
 	if w := swappedWarning(o.Map, src); w != "" {
 		p.warnings = append(p.warnings, w)
 	}
-	if choice.Backend != Native {
-		p.stacking, p.passDepth = stacking.overlays(report), report.StackDepth
-		p.access = report.Access
-		if p.access == CallerAccess && o.Cache.Mode == CacheExclusive {
-			// The kernel writes back when it likes, for nobody.
-			return nil, &UsageError{Op: "mount", Path: source, Err: errors.New("cache exclusive does not go with access caller: data written back has no caller")}
-		}
-		if o.Transport == TransportRing && report.IOUring.Verdict == detect.No {
-			return nil, fmt.Errorf("mount %s: transport %v: %s", source, o.Transport, report.IOUring.Reason)
-		}
-		if p.access == CallerAccess && access == AutoAccess {
-			p.choice.Reason += "; operations run as their callers: " + report.RootAccess.Reason
-		}
+	p.stacking, p.passDepth = stacking.overlays(report), report.StackDepth
+	if err := p.choose(choice); err != nil {
+		return nil, err
 	}
 	return p, nil
+}
+
+// choose makes the plan one for a backend.
+func (p *plan) choose(choice detect.Choice) error {
+	o, source := p.opts, p.source
+	if choice.Backend == Translate {
+		if err := o.Map.CheckTranslate(); err != nil {
+			return &UsageError{Op: "mount", Path: source, Err: err}
+		}
+	}
+	p.choice, p.access = choice, ""
+	if choice.Backend == Native {
+		return nil
+	}
+	p.access = p.report.Access
+	if p.access == CallerAccess && o.Cache.Mode == CacheExclusive {
+		// The kernel writes back when it likes, for nobody.
+		return &UsageError{Op: "mount", Path: source, Err: errors.New("cache exclusive does not go with access caller: data written back has no caller")}
+	}
+	if o.Transport == TransportRing && p.report.IOUring.Verdict == detect.No {
+		return fmt.Errorf("mount %s: transport %v: %s", source, o.Transport, p.report.IOUring.Reason)
+	}
+	if p.access == CallerAccess && o.Access == AutoAccess {
+		p.choice.Reason += "; operations run as their callers: " + p.report.RootAccess.Reason
+	}
+	return nil
+}
+
+// next makes the plan one for the backend after the one that has failed, if nobody
+// has asked for that one and another can do better.
+func (p *plan) next(ctx context.Context, failed error) bool {
+	var usage *UsageError
+	if p.want != Auto || ctx.Err() != nil || errors.As(failed, &usage) {
+		return false
+	}
+	choice, ok := detect.After(p.report, p.choice, failed)
+	if !ok {
+		return false
+	}
+	return p.choose(choice) == nil
 }
 
 // Mount shows source at target through the map, and returns when the mount is
@@ -139,17 +165,48 @@ func Mount(ctx context.Context, source, target string, o Options) (*Mounted, err
 		return nil, err
 	}
 	defer p.close()
-	m := p.mounted()
-	if p.choice.Backend == Native {
-		if err := p.native(); err != nil {
-			return nil, err
-		}
-		return m, nil
-	}
-	if m.PID, err = p.startDaemon(ctx); err != nil {
+	var m *Mounted
+	err = p.try(ctx, func() (err error) {
+		m, err = p.do(ctx)
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
-	p.served.apply(m)
+	return m, nil
+}
+
+// try calls mount for one backend after the other until it succeeds.
+func (p *plan) try(ctx context.Context, mount func() error) error {
+	err := mount()
+	if err == nil || !p.next(ctx, err) {
+		return err
+	}
+	for {
+		failed := p.choice.Backend
+		next := mount()
+		if next == nil {
+			return nil
+		}
+		err = fmt.Errorf("%w; %s: %w", err, failed, next)
+		if !p.next(ctx, next) {
+			return err
+		}
+	}
+}
+
+// do mounts by the backend that is chosen.
+func (p *plan) do(ctx context.Context) (*Mounted, error) {
+	m := p.mounted()
+	if p.choice.Backend == Native {
+		return m, p.native()
+	}
+	pid, s, err := p.startDaemon(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m.PID = pid
+	s.apply(m)
 	return m, nil
 }
 
@@ -165,6 +222,23 @@ func Serve(ctx context.Context, source, target string, o Options, ready func(*Mo
 		return err
 	}
 	defer p.close()
+	served := false
+	var ended error
+	err = p.try(ctx, func() error {
+		err := p.serve(ctx, func(m *Mounted) { served = true; ready(m) })
+		if served {
+			ended, err = err, nil // no other backend would do better
+		}
+		return err
+	})
+	if served {
+		return ended
+	}
+	return err
+}
+
+// serve is Serve by the backend that is chosen.
+func (p *plan) serve(ctx context.Context, ready func(*Mounted)) error {
 	m := p.mounted()
 	if p.choice.Backend == Native {
 		if err := p.native(); err != nil {
@@ -178,10 +252,11 @@ func Serve(ctx context.Context, source, target string, o Options, ready func(*Mo
 		return err
 	}
 	defer r.close()
-	r.requests = o.Requests
+	r.requests = p.opts.Requests
 	m.PID = os.Getpid()
-	return r.serve(ctx, o.Logger, func(s served) error {
+	return r.serve(ctx, p.opts.Logger, func(s served) error {
 		s.apply(m)
+		p.close() // for the mount's time they would keep the source's mount and the target busy
 		ready(m)
 		return nil
 	})

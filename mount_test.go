@@ -415,13 +415,25 @@ func endDaemon(t *testing.T, target string, m *idmount.Mounted) {
 }
 
 func TestMountedJSON(t *testing.T) {
-	m := idmount.Mounted{Backend: idmount.Native, Reason: "because", Source: "/a", Target: "/b"}
-	got, err := json.Marshal(m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if want := `{"backend":"native","reason":"because","source":"/a","target":"/b"}`; string(got) != want {
-		t.Errorf("got %s, want %s", got, want)
+	for _, test := range []struct{ target, more string }{
+		{"/b", `"target":"/b"`},
+		{"/\xff", `"target":"/\ufffd","target_bytes":"L/8="`},
+	} {
+		m := idmount.Mounted{Backend: idmount.Native, Reason: "because", Source: "/a", Target: test.target}
+		got, err := json.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := `{"backend":"native","reason":"because","source":"/a",` + test.more + `}`; string(got) != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		var again idmount.Mounted
+		if err := json.Unmarshal(got, &again); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(m, again); diff != "" {
+			t.Errorf("read back (-want +got):\n%s", diff)
+		}
 	}
 }
 

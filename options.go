@@ -1,8 +1,10 @@
 package idmount
 
 import (
+	"encoding/json"
 	"fmt"
 	"log/slog"
+	"unicode/utf8"
 
 	"github.com/idmount/idmount/detect"
 	"github.com/idmount/idmount/fusefs"
@@ -130,6 +132,45 @@ type Mounted struct {
 	// Submounts has the mounts below the source of a recursive mount, unless one FUSE
 	// mount shows all of them.
 	Submounts []Submount `json:"submounts,omitempty"`
+}
+
+// MarshalJSON adds source_bytes and target_bytes for paths that are no UTF-8, which a
+// string of JSON can't have.
+func (m Mounted) MarshalJSON() ([]byte, error) {
+	type plain Mounted
+	return json.Marshal(struct {
+		plain
+		SourceBytes []byte `json:"source_bytes,omitempty"`
+		TargetBytes []byte `json:"target_bytes,omitempty"`
+	}{plain(m), notUTF8(m.Source), notUTF8(m.Target)})
+}
+
+// UnmarshalJSON reads what MarshalJSON gives.
+func (m *Mounted) UnmarshalJSON(data []byte) error {
+	type plain Mounted
+	var all struct {
+		plain
+		SourceBytes []byte `json:"source_bytes"`
+		TargetBytes []byte `json:"target_bytes"`
+	}
+	if err := json.Unmarshal(data, &all); err != nil {
+		return err
+	}
+	*m = Mounted(all.plain)
+	if all.SourceBytes != nil {
+		m.Source = string(all.SourceBytes)
+	}
+	if all.TargetBytes != nil {
+		m.Target = string(all.TargetBytes)
+	}
+	return nil
+}
+
+func notUTF8(path string) []byte {
+	if utf8.ValidString(path) {
+		return nil
+	}
+	return []byte(path)
 }
 
 // UsageError is a request that no machine could carry out: the caller has to

@@ -7,17 +7,15 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
-	"slices"
 	"strconv"
-	"time"
 
-	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"github.com/idmount/idmount/fusefs"
 	"github.com/idmount/idmount/idmap"
 	"github.com/idmount/idmount/internal/mntopt"
 	"github.com/idmount/idmount/internal/mounts"
+	"github.com/idmount/idmount/internal/server"
 	"github.com/idmount/idmount/internal/sys"
 )
 
@@ -27,8 +25,8 @@ type request struct {
 	Relay   bool           `json:"relay"`
 	Cache   fusefs.Cache   `json:"cache"`
 	Mount   mntopt.Options `json:"mount"`
-	Source  string         `json:"source"` // for messages and mount tables
-	Target  string         `json:"target"`
+	Source  string         `json:"-"` // for messages and mount tables; see handover
+	Target  string         `json:"-"`
 	Cloned  bool           `json:"cloned"` // source is a mount of our own
 	NoAttrs bool           `json:"no_attrs,omitempty"`
 	NoPass  bool           `json:"no_passthrough,omitempty"`
@@ -49,6 +47,13 @@ type request struct {
 
 	source *os.File // the tree to show
 	target *os.File // where to, O_PATH
+	userns *os.File // with the map, for Relay and for Native
+
+	// origin is the mount namespace of the target, if the server is in another one.
+	// It is closed when the mount is in place: it keeps that namespace alive.
+	origin   *os.File
+	place    place
+	warnings []string // what its user has to know, beside what Mount knows
 }
 
 // request opens what the server needs.
@@ -77,14 +82,44 @@ func (p *plan) request() (*request, error) {
 		Recursive: p.opts.Recursive,
 		Transport: p.opts.Transport,
 	}
-	r.target, p.dst = p.dst, nil
-	src := p.src
-	p.src = nil
-	if err := r.openSource(src, p.opts.Recursive); err != nil {
+	// Copies, since there may be another try with another backend.
+	src, err := duplicate(p.src)
+	if err == nil {
+		err = r.openSource(src, p.opts.Recursive)
+	}
+	if err == nil {
+		r.target, err = duplicate(p.dst)
+	}
+	if err == nil {
+		err = r.openUserNamespace()
+	}
+	if err != nil {
 		r.close()
 		return nil, err
 	}
 	return r, nil
+}
+
+func duplicate(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, &sys.Error{Op: "fcntl", Path: f.Name(), Err: err}
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}
+
+// openUserNamespace makes the user namespace that gives the kernel the map. The
+// server can't do it: having changed ids, it may not look into a child of its own
+// without CAP_SYS_PTRACE. Relay needs it; submounts without it are not mapped natively.
+func (r *request) openUserNamespace() (err error) {
+	if !r.Relay && !(r.Split && r.Native) {
+		return nil
+	}
+	r.userns, err = sys.NewUserNamespace(r.Map.UIDMapText(), r.Map.GIDMapText())
+	if !r.Relay {
+		return nil
+	}
+	return err
 }
 
 // openSource takes source over.
@@ -149,11 +184,10 @@ func (r *request) prepareClone(recursive bool) error {
 }
 
 func (r *request) close() {
-	if r.source != nil {
-		r.source.Close()
-	}
-	if r.target != nil {
-		r.target.Close()
+	for _, f := range []*os.File{r.source, r.target, r.userns, r.origin} {
+		if f != nil {
+			f.Close()
+		}
 	}
 }
 
@@ -239,20 +273,21 @@ func (r *request) serve(ctx context.Context, logger *slog.Logger, ready func(ser
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	if err := becomeServer(logger); err != nil {
+	if err := r.becomeServer(logger); err != nil {
 		return err
 	}
 	heap := spareHeap()
 	defer runtime.KeepAlive(heap)
-	v, err := r.start(logger)
+	v, err := r.startInOrigin(logger)
 	if err != nil {
 		return err
 	}
+	v.Warnings = append(r.warnings, v.Warnings...)
 	for _, p := range v.parts {
 		defer writeState(p.device, p.record).remove()
 	}
 	if err := ready(v.served); err != nil {
-		r.unmount(v, logger)
+		r.unmount(logger)
 		v.wait()
 		return err
 	}
@@ -270,7 +305,7 @@ func (r *request) serve(ctx context.Context, logger *slog.Logger, ready func(ser
 		case <-done:
 			return nil
 		case <-ctx.Done():
-			r.unmount(v, logger)
+			r.unmount(logger)
 			// Open files keep it alive; they are served to the end.
 			<-done
 			return nil
@@ -281,7 +316,6 @@ func (r *request) serve(ctx context.Context, logger *slog.Logger, ready func(ser
 // view is what a request has become.
 type view struct {
 	parts []*part
-	top   int // the id of the topmost mount, of a tree; else 0
 	served
 }
 
@@ -303,6 +337,23 @@ func (v *view) wait() {
 	}
 }
 
+// startInOrigin calls start in the target's namespace, and lets go of that.
+func (r *request) startInOrigin(logger *slog.Logger) (v *view, err error) {
+	if r.origin == nil {
+		return r.start(logger)
+	}
+	if r.place.namespace, err = server.NamespaceOf(r.origin); err != nil {
+		return nil, err
+	}
+	err = server.Within(r.origin, func() (err error) {
+		v, err = r.start(logger)
+		return err
+	})
+	r.origin.Close()
+	r.origin = nil
+	return v, err
+}
+
 // start mounts the request's view at the target.
 func (r *request) start(logger *slog.Logger) (*view, error) {
 	var warnings []string
@@ -319,14 +370,14 @@ func (r *request) start(logger *slog.Logger) (*view, error) {
 		return nil, err
 	}
 	attrs, err := r.attrs()
+	if err == nil {
+		err = r.attach(fs, r.mountOptions(r.Source, attrs))
+	}
 	if err != nil {
+		fs.Abandon()
 		return nil, err
 	}
-	device, err := r.attach(fs, r.mountOptions(r.Source, attrs))
-	if err != nil {
-		return nil, err
-	}
-	v := &view{parts: []*part{{fs: fs, device: device, record: r.record(r.source, r.Source, r.Narrow)}}, served: servedBy(fs)}
+	v := &view{parts: []*part{{fs: fs, device: r.place.device, record: r.record(r.source, r.Source, r.Narrow)}}, served: servedBy(fs)}
 	v.Warnings = append(v.Warnings, warnings...)
 	return v, nil
 }
@@ -370,139 +421,114 @@ func (r *request) mountOptions(source string, attrs uint64) sys.FuseMountOptions
 }
 
 // attach mounts fs at the target: nobody sees the target before it is ready.
-// It returns the mount's device number.
-func (r *request) attach(fs *fusefs.FS, o sys.FuseMountOptions) (uint64, error) {
+// After an error nothing is mounted.
+func (r *request) attach(fs *fusefs.FS, o sys.FuseMountOptions) (err error) {
 	dev, tree, err := sys.FuseMount(o)
 	if errors.Is(err, unix.ENOSYS) {
 		return r.attachInPlace(fs, o)
 	}
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer dev.Close()
 	defer func() { tree.Close() }() // dissolves the mount unless it has been moved
 	if err := fs.Start(dev); err != nil {
-		return 0, err
+		return err
 	}
 	if inner, err := fs.Reroot(tree); err == nil {
 		tree.Close()
 		tree = inner
 	} else if !isDir(r.source) {
-		return 0, err
+		return err
 	}
 	if r.Relay {
-		ns, err := sys.NewUserNamespace(r.Map.UIDMapText(), r.Map.GIDMapText())
-		if err != nil {
-			return 0, err
-		}
-		defer ns.Close()
-		attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns.Fd())}
+		attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(r.userns.Fd())}
 		if err := sys.MountSetattr(tree, "", 0, &attr); err != nil {
-			return 0, err
+			return err
 		}
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(int(tree.Fd()), &st); err != nil {
-		return 0, &sys.Error{Op: "stat", Path: r.Target, Err: err}
 	}
 	if err := sys.MoveMountTo(tree, r.target); err != nil {
-		return 0, err
+		return err
 	}
-	return st.Dev, r.propagate(tree)
+	return r.finish(tree)
+}
+
+// finish completes what is mounted at the target, and takes it away again if it can't.
+func (r *request) finish(root *os.File) error {
+	err := r.place.note(root)
+	if err == nil {
+		err = r.propagate(root)
+	}
+	if err != nil {
+		mounts.Detach(root)
+	}
+	return err
 }
 
 // propagate sets the propagation that was asked for, once the mount is in its
 // place: before, it has none to keep.
-func (r *request) propagate(tree *os.File) error {
+func (r *request) propagate(root *os.File) error {
 	if r.Mount.Propagation == 0 {
 		return nil
 	}
-	return sys.SetPropagation(tree, r.Mount.Propagation, r.Mount.PropagationRecursive)
+	return sys.SetPropagation(root, r.Mount.Propagation, r.Mount.PropagationRecursive)
 }
 
 // attachInPlace is attach for kernels before 5.2: mount(2) at the target, whose
 // users wait from then on until the server answers.
-func (r *request) attachInPlace(fs *fusefs.FS, o sys.FuseMountOptions) (uint64, error) {
-	place := "/proc/self/fd/" + strconv.Itoa(int(r.target.Fd()))
-	dev, err := sys.FuseMountAt(o, place)
+func (r *request) attachInPlace(fs *fusefs.FS, o sys.FuseMountOptions) error {
+	dev, err := sys.FuseMountAt(o, procFD(r.target))
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer dev.Close()
+	m, err := mountOn(r.target)
+	if err != nil {
+		return err
+	}
+	root, err := mounts.OpenRoot(m)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
 	if err := fs.Start(dev); err != nil {
-		unix.Unmount(r.Target, unix.MNT_DETACH)
-		return 0, err
+		mounts.Detach(root)
+		return err
 	}
-	var st unix.Stat_t
-	if err := unix.Lstat(r.Target, &st); err != nil {
-		return 0, &sys.Error{Op: "stat", Path: r.Target, Err: err}
-	}
-	return st.Dev, nil
-}
-
-// unmount takes the mount away from its target if it is still there: at once
-// if nobody uses it, else as soon as nobody does. It asks the mount table what is
-// there and not the mount, whose source may not answer.
-func (r *request) unmount(v *view, logger *slog.Logger) {
-	m, err := mountAt(r.Target)
-	if err != nil {
-		logger.Error("umount", "target", r.Target, "cause", err)
-		return
-	}
-	if m == nil || !v.is(m) {
-		return
-	}
-	if v.top != 0 {
-		// What is in use is seen when the top is unmounted.
-		below, _ := mounts.On(m)
-		for _, sub := range slices.Backward(below) {
-			unix.Unmount(sub.Mountpoint, unix.UMOUNT_NOFOLLOW)
-		}
-	}
-	err = unix.Unmount(r.Target, unix.UMOUNT_NOFOLLOW)
-	for deadline := time.Now().Add(time.Second); err == unix.EBUSY && time.Now().Before(deadline); {
-		time.Sleep(20 * time.Millisecond)
-		err = unix.Unmount(r.Target, unix.UMOUNT_NOFOLLOW)
-	}
-	if err == unix.EBUSY {
-		err = unix.Unmount(r.Target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
-	}
-	if err != nil {
-		logger.Error("umount", "target", r.Target, "cause", err)
-	}
-}
-
-// is reports whether a mount of the mount table is the topmost of what is served.
-func (v *view) is(m *mountinfo.Info) bool {
-	if v.top != 0 {
-		return m.ID == v.top
-	}
-	return unix.Mkdev(uint32(m.Major), uint32(m.Minor)) == v.parts[0].device
+	return r.finish(root)
 }
 
 // spareProcs is how many threads of a server usually wait at a time.
 const spareProcs = 4
 
+// serverCaps are the capabilities that a server needs, and raisedCaps those of them
+// that it raises for what needs them. CAP_FSETID would keep S_ISUID on a file whose
+// data somebody changes, and CAP_SYS_RESOURCE write past quotas and into reserved
+// blocks. CAP_SYS_CHROOT is to enter the mount's namespace.
+const (
+	serverCaps = sys.CapSet(1<<unix.CAP_CHOWN | 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_DAC_READ_SEARCH | 1<<unix.CAP_FOWNER |
+		1<<unix.CAP_FSETID | 1<<unix.CAP_SETUID | 1<<unix.CAP_SETGID | 1<<unix.CAP_SETFCAP | 1<<unix.CAP_MKNOD |
+		1<<unix.CAP_LINUX_IMMUTABLE | 1<<unix.CAP_LEASE | 1<<unix.CAP_SYS_ADMIN | 1<<unix.CAP_MAC_ADMIN |
+		1<<unix.CAP_MAC_OVERRIDE | 1<<unix.CAP_SYS_PTRACE | 1<<unix.CAP_SYS_RESOURCE | 1<<unix.CAP_SYS_CHROOT)
+	raisedCaps = sys.CapSet(1<<unix.CAP_FSETID | 1<<unix.CAP_SYS_RESOURCE | 1<<unix.CAP_SYS_CHROOT)
+)
+
 // becomeServer turns the process into one that serves and nothing else: the
-// callers' umasks are applied by request, and what a server never needs it
-// can't do.
-func becomeServer(logger *slog.Logger) error {
+// callers' umasks are applied by request, its limits are as high as they can be, and
+// what a server never needs it can't do.
+func (r *request) becomeServer(logger *slog.Logger) error {
 	unix.Umask(0)
+	warnings, err := server.RaiseLimits(r.Mount.Set&unix.MOUNT_ATTR_RDONLY != 0)
+	if err != nil {
+		return fmt.Errorf("mount %s: %w", r.Source, err)
+	}
+	for _, w := range warnings {
+		r.warn(logger, w)
+	}
 	// A thread that waits for a request keeps its place among GOMAXPROCS while
 	// there are others; to take it away, the runtime looks every 20 µs.
 	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + spareProcs)
-	keep := sys.CapSet(0)
-	for _, c := range []int{
-		unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH, unix.CAP_FOWNER, unix.CAP_FSETID,
-		unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_SETFCAP, unix.CAP_MKNOD, unix.CAP_LINUX_IMMUTABLE,
-		unix.CAP_LEASE, unix.CAP_SYS_ADMIN, unix.CAP_MAC_ADMIN, unix.CAP_MAC_OVERRIDE, unix.CAP_SYS_PTRACE,
-		unix.CAP_SYS_RESOURCE,
-	} {
-		keep |= 1 << c
-	}
-	// CAP_FSETID would keep S_ISUID on a file whose data somebody changes, and
-	// CAP_SYS_RESOURCE write past quotas and into reserved blocks.
-	err := sys.KeepProcessCaps(keep, 1<<unix.CAP_FSETID|1<<unix.CAP_SYS_RESOURCE)
+	err = sys.KeepProcessCaps(serverCaps, raisedCaps)
 	if errors.Is(err, unix.ENOTSUP) {
 		// Threads of C's making are out of Go's reach.
 		logger.Warn("a program with cgo keeps the capabilities that the server does not need")
@@ -512,6 +538,12 @@ func becomeServer(logger *slog.Logger) error {
 		return fmt.Errorf("become a server: %w", err)
 	}
 	return nil
+}
+
+// warn is for what the user of the mount and its administrator have to know.
+func (r *request) warn(logger *slog.Logger, text string) {
+	r.warnings = append(r.warnings, text)
+	logger.Warn(text)
 }
 
 // spareHeap returns memory that nobody uses, nor ever touches, so that it takes

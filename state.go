@@ -11,26 +11,24 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/idmount/idmount/idmap"
+	"github.com/idmount/idmount/internal/server"
 )
 
-// stateDir has a file for each FUSE mount that is served, named after its device:
-// the id of the process that serves it, and in the second line a record. Unmount
-// waits for that process, so that the source is free when it returns. Mount
-// compares the record with what it is to mount. Both do without the file.
-const stateDir = "/run/idmount"
-
-// stateFile is a server's entry in stateDir.
+// stateFile is a server's entry in server.StateDir: the id of the process that serves
+// the mount, and in the second line a record. Unmount waits for that process, so that
+// the source is free when it returns. Mount compares the record with what it is to
+// mount. Both do without the file.
 type stateFile string
 
 func statePath(major, minor uint32) string {
-	return filepath.Join(stateDir, fmt.Sprintf("%d:%d", major, minor))
+	return filepath.Join(server.StateDir, fmt.Sprintf("%d:%d", major, minor))
 }
 
-// stateDirTrusted reports whether nobody but root can put files into stateDir: their
+// stateDirTrusted reports whether nobody but root can put files into server.StateDir: their
 // names can be guessed.
 func stateDirTrusted() bool {
 	var st unix.Stat_t
-	return unix.Lstat(stateDir, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR &&
+	return unix.Lstat(server.StateDir, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR &&
 		(st.Uid == 0 || st.Uid == uint32(os.Geteuid())) && st.Mode&0o022 == 0
 }
 
@@ -86,7 +84,7 @@ func readRecord(major, minor uint32) *record {
 
 func writeState(device uint64, r record) stateFile {
 	path := statePath(unix.Major(device), unix.Minor(device))
-	if os.MkdirAll(stateDir, 0o755) != nil || !stateDirTrusted() {
+	if os.MkdirAll(server.StateDir, 0o755) != nil || !stateDirTrusted() {
 		return ""
 	}
 	line, err := json.Marshal(r)

@@ -88,11 +88,11 @@ func (r *request) attachTree(logger *slog.Logger) (v *view, why error) {
 	}
 	v = new(view)
 	if why == nil {
-		v.top, why = mounts.ID(tree)
-	}
-	if why == nil {
 		v.served = b.result()
 		why = sys.MoveMountTo(tree, r.target)
+	}
+	if why == nil {
+		why = r.finish(tree)
 	}
 	if why != nil {
 		if tree != nil {
@@ -110,9 +110,6 @@ func (r *request) attachTree(logger *slog.Logger) (v *view, why error) {
 			record:  r.record(g.sources[0], r.Source+g.members[0].Path, 0),
 			sources: g.sources,
 		})
-	}
-	if err := r.propagate(tree); err != nil {
-		v.Warnings = append(v.Warnings, err.Error())
 	}
 	return v, nil
 }
@@ -224,6 +221,9 @@ func (b *viewTree) planNative(m *mounttree.Mount, p *mountPlan) (detect.Finding,
 }
 
 func (b *viewTree) namespace(m idmap.Map) (*os.File, error) {
+	if b.r.userns != nil && m.Equal(b.r.Map) {
+		return b.r.userns, nil
+	}
 	uids, gids := m.UIDMapText(), m.GIDMapText()
 	key := uids + "\x00" + gids
 	if ns := b.spaces[key]; ns != nil {
@@ -361,7 +361,7 @@ func (b *viewTree) close() {
 // end waits for the end of a file system that has no mount any more.
 func (g *fuseGroup) end() {
 	if g.fs != nil {
-		g.fs.Wait()
+		g.fs.Abandon()
 	}
 	for _, f := range g.sources {
 		f.Close()

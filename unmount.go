@@ -117,15 +117,3 @@ func unmountBelow(path string, top *mountinfo.Info) (left bool, err error) {
 
 // ours reports whether a mount is an ID-mapped one.
 func ours(m *mountinfo.Info) bool { return m.FSType == fuseType || mounts.Idmapped(m) }
-
-// mountAt returns the topmost mount at path, nil if there is none.
-func mountAt(path string) (*mountinfo.Info, error) {
-	all, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) { return m.Mountpoint != path, false })
-	if err != nil {
-		return nil, fmt.Errorf("umount %s: read the mount table: %w", path, err)
-	}
-	if len(all) == 0 {
-		return nil, nil
-	}
-	return all[len(all)-1], nil
-}

@@ -3,6 +3,7 @@ package detect
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -44,4 +45,24 @@ func Choose(r *Report, want Backend) (Choice, error) {
 		}
 	}
 	return Choice{}, fmt.Errorf("no backend for %s: %s: %w", r.Path, strings.Join(reasons, "; "), ErrUnsupported)
+}
+
+// After returns the choice when the backend of one by Auto has failed: the next that
+// is known to work. The reason tells what has failed, and why.
+func After(r *Report, c Choice, failed error) (Choice, bool) {
+	order := []Backend{Native, Relay, Translate}
+	at := slices.Index(order, c.Backend)
+	reasons := []string{fmt.Sprintf("%s: failed: %v", c.Backend, failed)}
+	// What came before has been passed over with a reason, the backend's own is wrong.
+	if before, _, ok := strings.Cut(c.Reason, string(c.Backend)+": "); ok && before != "" {
+		reasons = append([]string{strings.TrimSuffix(before, "; ")}, reasons...)
+	}
+	for _, b := range order[at+1:] {
+		f := r.Supports(b)
+		reasons = append(reasons, fmt.Sprintf("%s: %s", b, f.Reason))
+		if f.Verdict == Yes {
+			return Choice{b, strings.Join(reasons, "; ")}, true
+		}
+	}
+	return Choice{}, false
 }

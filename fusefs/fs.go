@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -69,6 +70,8 @@ type FS struct {
 	log       *slog.Logger
 	source    *os.File
 	root      *node
+	served    bool // Start has returned without an error
+	closing   sync.Once
 	rerooting atomic.Bool // see Reroot
 	nodes     *table
 	fds       fdCache
@@ -77,7 +80,6 @@ type FS struct {
 	devices   devices
 	streams   streams
 	backings  backings
-	pruner    pruner
 	late      lateFiles
 	locks     lockBooks
 
@@ -276,7 +278,6 @@ func (f *FS) start(dev *os.File) error {
 	if rings {
 		opts.ExtraCapabilities |= fuse.CAP_OVER_IO_URING
 	}
-	f.pruner.start(f)
 	f.watch.enable()
 	front := f.front()
 	protocol := fuse.NewProtocolServer(front, opts)
@@ -294,6 +295,7 @@ func (f *FS) start(dev *os.File) error {
 	if kept, cause := f.Caching(); cause != nil {
 		f.log.Warn("the cache is not as asked for", "source", f.source.Name(), "asked", f.cache, "cache", kept, "cause", cause)
 	}
+	f.served = true
 	return nil
 }
 
@@ -351,9 +353,20 @@ func (f *FS) Wait() {
 	f.close()
 }
 
-func (f *FS) close() {
+// Abandon is Wait for a file system whose mount has not come about: one that was
+// never started, failed to start, or was started for a mount that is gone.
+func (f *FS) Abandon() {
+	if f.served {
+		f.conn.Wait()
+	}
+	f.close()
+}
+
+// close may be called again.
+func (f *FS) close() { f.closing.Do(f.closeAll) }
+
+func (f *FS) closeAll() {
 	f.watch.close()
-	f.pruner.close()
 	f.streams.drop(nil)
 	f.locks.close()
 	f.backings.close()

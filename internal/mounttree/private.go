@@ -1,8 +1,6 @@
 package mounttree
 
 import (
-	"runtime"
-
 	"golang.org/x/sys/unix"
 
 	"github.com/idmount/idmount/internal/sys"
@@ -10,19 +8,8 @@ import (
 
 // Private calls fn on a thread that has a mount namespace of its own, a copy of the
 // caller's. Nothing that is mounted there is seen elsewhere, or the reverse.
-func Private(fn func() error) error {
-	result := make(chan error, 1)
-	go func() {
-		var err error
-		defer func() { result <- err }()
-		// Not unlocked: the thread ends with the goroutine.
-		runtime.LockOSThread()
-		if unix.Gettid() == unix.Getpid() {
-			// The process's first thread stays to its end, and is what /proc/self shows.
-			err = Private(fn)
-			runtime.UnlockOSThread()
-			return
-		}
+func Private(fn func() error) (err error) {
+	sys.OnOwnThread(func() {
 		if err = unix.Unshare(unix.CLONE_NEWNS); err != nil {
 			err = &sys.Error{Op: "unshare", Path: "mounts", Err: err}
 			return
@@ -32,6 +19,6 @@ func Private(fn func() error) error {
 			return
 		}
 		err = fn()
-	}()
-	return <-result
+	})
+	return err
 }

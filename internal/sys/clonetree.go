@@ -3,7 +3,6 @@ package sys
 import (
 	"errors"
 	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,23 +30,13 @@ func cloneElsewhere(tree *os.File, name string) (inner *os.File, err error) {
 	}
 	dir := os.NewFile(uintptr(fd), join(tree, name))
 	defer dir.Close()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		// Not unlocked: the thread ends with the goroutine.
-		runtime.LockOSThread()
-		if err = unix.Unshare(unix.CLONE_NEWNS); err != nil {
-			err = &Error{Op: "unshare", Path: "mounts", Err: err}
-			return
-		}
-		if err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			err = &Error{Op: "mount", Path: "/", Detail: "private", Err: err}
+	OnOwnThread(func() {
+		if err = privateMounts(); err != nil {
 			return
 		}
 		if err = MoveMount(tree, "/"); err == nil {
 			inner, err = OpenTreeAt(dir, "", unix.OPEN_TREE_CLONE|unix.AT_EMPTY_PATH)
 		}
-	}()
-	<-done
+	})
 	return inner, err
 }

@@ -158,15 +158,22 @@ func (c Creds) apply(from Creds, permitted CapSet) unix.Errno {
 var capsStay atomic.Bool
 
 // KeepProcessCaps takes all capabilities but those of keep from every thread
-// of the process, now and later. Those of raise among them stay permitted but
-// are not effective: a thread raises them for what needs them. From then on a
-// change of ids leaves the capabilities as they are.
+// of the process, now and later, and from the bounding set. Those of raise among
+// them stay permitted but are not effective: a thread raises them for what needs
+// them. From then on a change of ids leaves the capabilities as they are. Nothing
+// stays inheritable or ambient.
 func KeepProcessCaps(keep, raise CapSet) error {
 	effective, permitted, err := ThreadCaps()
 	if err != nil {
 		return err
 	}
 	keepCapsOfIDs()
+	for _, c := range inBoundingSet(^(keep & permitted)) {
+		// Without CAP_SETPCAP the set stays as it is.
+		if _, _, errno := syscall.AllThreadsSyscall(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, uintptr(c), 0); errno != 0 {
+			break
+		}
+	}
 	hdr, data := capData(effective&keep&^raise, permitted&keep)
 	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&data[0])), 0)
 	if errno != 0 {
@@ -175,15 +182,79 @@ func KeepProcessCaps(keep, raise CapSet) error {
 	return nil
 }
 
-// keepCapsOfIDs ends the rule that file system capabilities go when the file
-// system uid becomes another than 0, and come when it becomes 0. Then Run has
-// nothing to put right. Without CAP_SETPCAP it stays as it is.
+// noSetuidFixup is SECBIT_NO_SETUID_FIXUP. It ends the rule that file system
+// capabilities go when the file system uid becomes another than 0, and come when it
+// becomes 0.
+const noSetuidFixup = 1 << 2
+
+// keepCapsOfIDs ends that rule for all threads. Then Run has nothing to put right.
+// Without CAP_SETPCAP it stays as it is.
 func keepCapsOfIDs() {
-	const noSetuidFixup = 1 << 2 // SECBIT_NO_SETUID_FIXUP
 	bits, err := unix.PrctlRetInt(unix.PR_GET_SECUREBITS, 0, 0, 0, 0)
 	if err != nil {
 		return
 	}
+	if bits&noSetuidFixup != 0 { // inherited by all threads, see RestrictThread
+		capsStay.Store(true)
+		return
+	}
 	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, uintptr(bits)|noSetuidFixup, 0)
 	capsStay.Store(errno == 0)
+}
+
+// RestrictThread removes every capability but those of keep from the bounding set of
+// the calling thread, and has a change of ids leave its capabilities as they are. A
+// process that is forked from the thread starts like that, which is much cheaper than
+// to change all its threads. Without CAP_SETPCAP that is EPERM.
+func RestrictThread(keep CapSet) error {
+	bits, err := unix.PrctlRetInt(unix.PR_GET_SECUREBITS, 0, 0, 0, 0)
+	if err == nil {
+		err = unix.Prctl(unix.PR_SET_SECUREBITS, uintptr(bits)|noSetuidFixup, 0, 0, 0)
+	}
+	if err != nil {
+		return &Error{Op: "prctl", Detail: "secure bits", Err: err}
+	}
+	for _, c := range inBoundingSet(^keep) {
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0); err != nil {
+			return &Error{Op: "prctl", Detail: "bounding set", Err: err}
+		}
+	}
+	return nil
+}
+
+// inBoundingSet returns which capabilities of want are in the thread's bounding set.
+func inBoundingSet(want CapSet) []int {
+	var found []int
+	for c := range 64 {
+		has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(c), 0, 0, 0)
+		if err != nil {
+			break // the kernel knows no more of them
+		}
+		if has == 1 && want.Has(c) {
+			found = append(found, c)
+		}
+	}
+	return found
+}
+
+// WithThreadCap calls fn with a capability that the calling thread is permitted, on a
+// thread that ends soon, see OnOwnThread.
+func WithThreadCap(n int, fn func() error) error {
+	effective, permitted, err := ThreadCaps()
+	if err != nil {
+		return err
+	}
+	if effective.Has(n) {
+		return fn()
+	}
+	if errno := capset(effective|1<<n, permitted); errno != 0 {
+		return &Error{Op: "capset", Detail: "raise one", Err: errno}
+	}
+	if err := fn(); err != nil {
+		return err
+	}
+	if errno := capset(effective, permitted); errno != 0 {
+		return &Error{Op: "capset", Detail: "lower one", Err: errno}
+	}
+	return nil
 }

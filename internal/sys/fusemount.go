@@ -38,12 +38,47 @@ func FuseMount(o FuseMountOptions) (dev, tree *os.File, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	tree, err = fuseMount(o, dev)
+	if len(o.Source) > longestParam {
+		tree, err = fuseMountLong(o, dev)
+	} else {
+		tree, err = fuseMount(o, dev)
+	}
 	if err != nil {
 		dev.Close()
 		return nil, nil, err
 	}
 	return dev, tree, nil
+}
+
+// longestParam is the length of the longest string that fsconfig(2) takes.
+const longestParam = 255
+
+// fuseMountLong is fuseMount for a source that is too long for fsconfig(2): mount(2)
+// takes one of PATH_MAX bytes. That mounts at a place, in a namespace that nobody else
+// has and that ends with the call. The copy that is returned does not.
+func fuseMountLong(o FuseMountOptions, dev *os.File) (tree *os.File, err error) {
+	OnOwnThread(func() {
+		if err = privateMounts(); err != nil {
+			return
+		}
+		const place = "/proc" // which there is
+		if err = fuseMountAt(o, dev, place); err == nil {
+			tree, err = OpenTree(place, unix.OPEN_TREE_CLONE)
+		}
+	})
+	return tree, err
+}
+
+// privateMounts gives the calling thread a mount namespace of its own, from which
+// nothing propagates.
+func privateMounts() error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return &Error{Op: "unshare", Path: "mounts", Err: err}
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return &Error{Op: "mount", Path: "/", Detail: "private", Err: err}
+	}
+	return nil
 }
 
 func fuseMount(o FuseMountOptions, dev *os.File) (*os.File, error) {
@@ -90,6 +125,14 @@ func FuseMountAt(o FuseMountOptions, target string) (dev *os.File, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := fuseMountAt(o, dev, target); err != nil {
+		dev.Close()
+		return nil, err
+	}
+	return dev, nil
+}
+
+func fuseMountAt(o FuseMountOptions, dev *os.File, target string) error {
 	var data []string
 	for _, p := range o.params(int(dev.Fd()), false) {
 		data = append(data, p.String())
@@ -99,10 +142,9 @@ func FuseMountAt(o FuseMountOptions, target string) (dev *os.File, err error) {
 		err = unix.Mount(o.Source, target, o.typeName(), flags, strings.Join(data, ","))
 	}
 	if err != nil {
-		dev.Close()
-		return nil, &Error{Op: "mount", Path: target, Detail: o.typeName(), Err: err}
+		return &Error{Op: "mount", Path: target, Detail: o.typeName(), Err: err}
 	}
-	return dev, nil
+	return nil
 }
 
 // FuseDevice is the device by which a FUSE server is reached.

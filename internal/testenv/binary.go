@@ -49,6 +49,12 @@ func Binary(t testing.TB) string {
 	return path
 }
 
+// runsBinary reports whether a process runs the program that Binary has built.
+func runsBinary(pid string) bool {
+	exe, err := os.Readlink("/proc/" + pid + "/exe") // has " (deleted)" behind it after removeBinary
+	return err == nil && binaryDir != "" && strings.HasPrefix(exe, binaryDir+"/")
+}
+
 func removeBinary() {
 	if binaryDir != "" {
 		_ = os.RemoveAll(binaryDir)

@@ -119,8 +119,10 @@ func mounts() []string {
 
 // processes lists the other processes in this mount namespace. With the
 // namespace being private they were all started by the tests, daemons that
-// have long detached themselves included. Without root, and in make check, there is
-// no private namespace, and nothing is listed.
+// have long detached themselves included. Servers of mounts are in namespaces of
+// their own, and known by the program that Binary has built for these tests.
+// Without root, and in make check, there is no private namespace, and nothing is
+// listed.
 func processes() []string {
 	if os.Geteuid() != 0 || Quick() {
 		return nil
@@ -134,7 +136,7 @@ func processes() []string {
 	for _, link := range links {
 		pid := strings.Split(link, "/")[2]
 		ns, err := os.Readlink(link)
-		if err != nil || ns != self || pid == fmt.Sprint(os.Getpid()) {
+		if err != nil || ns != self && !runsBinary(pid) || pid == fmt.Sprint(os.Getpid()) {
 			continue
 		}
 		cmd, _ := os.ReadFile("/proc/" + pid + "/cmdline")
