@@ -365,7 +365,7 @@ func (r *request) start(logger *slog.Logger) (*view, error) {
 		logger.Warn("one FUSE mount shows all submounts", "source", r.Source, "cause", err)
 		warnings = append(warnings, fmt.Sprintf("the submounts are part of one FUSE mount, and nosuid, nodev, noexec and nosymfollow of any of them hold for all of it: %v", err))
 	}
-	fs, err := r.newFS(r.source, r.Relay, r.Callers, 1, logger)
+	fs, err := r.newFS(r.source, r.Relay, r.Callers, 1, r.PassDepth, logger)
 	if err != nil {
 		return nil, err
 	}
@@ -382,11 +382,15 @@ func (r *request) start(logger *slog.Logger) (*view, error) {
 	return v, nil
 }
 
-// newFS makes a file system of a mount of the source.
-func (r *request) newFS(source *os.File, relay, callers bool, shares int, logger *slog.Logger) (*fusefs.FS, error) {
-	depth := 0
-	if source == r.source {
-		depth = r.PassDepth
+// manyRings is for how many file systems of a process io_uring takes too many threads:
+// two for each processor and file system, which stay.
+const manyRings = 4
+
+// newFS makes a file system of a mount of the source, one of as many as shares.
+func (r *request) newFS(source *os.File, relay, callers bool, shares, passDepth int, logger *slog.Logger) (*fusefs.FS, error) {
+	transport := r.Transport
+	if transport == TransportAuto && shares > manyRings {
+		transport = TransportDevice
 	}
 	return fusefs.New(source, fusefs.Options{
 		Map:           r.Map,
@@ -396,12 +400,12 @@ func (r *request) newFS(source *os.File, relay, callers bool, shares int, logger
 		OwnMount:      r.Cloned,
 		NoPassthrough: r.NoPass,
 		AsCallers:     callers,
-		Transport:     r.Transport,
+		Transport:     transport,
 		Shares:        shares,
 		Requests:      r.requests,
 		Stacking:      r.Stacking,
 
-		PassthroughDepth: depth,
+		PassthroughDepth: passDepth,
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -120,6 +121,8 @@ func (b *viewTree) build() (*os.File, error) {
 			return nil, err
 		}
 	}
+	// Each file system may have fuseconn's 1000 threads; Go ends a process with 10000.
+	debug.SetMaxThreads(max(10000, 2000*len(b.groups)))
 	for _, g := range b.groups {
 		if err := b.start(g); err != nil {
 			return nil, err
@@ -281,7 +284,11 @@ func (b *viewTree) start(g *fuseGroup) error {
 	}
 	defer dev.Close()
 	g.root = root
-	if g.fs, err = b.r.newFS(g.sources[0], g.relay, g.access == CallerAccess, len(b.groups), b.log); err != nil {
+	depth := 0 // what goes with the type of the file system
+	if slices.ContainsFunc(g.members, func(m *mounttree.Mount) bool { return m.Path == "" }) {
+		depth = b.r.PassDepth
+	}
+	if g.fs, err = b.r.newFS(g.sources[0], g.relay, g.access == CallerAccess, len(b.groups), depth, b.log); err != nil {
 		return err
 	}
 	for i, m := range g.members {
