@@ -243,13 +243,17 @@ func servedBy(fs *fusefs.FS) served {
 	if fs.StackingCostsPassthrough() {
 		s.StackReason = "without passthrough, so that overlays can be stacked on the mount"
 	}
+	if limit := fs.RequestLimit(); limit > 0 {
+		s.Warnings = append(s.Warnings, fmt.Sprintf("the kernel ends the mount when a request takes %v (fs.fuse.max_request_timeout): "+
+			"an fsync(2) or fallocate(2) of a slow source, or a source that does not answer", limit))
+	}
 	if cause == nil {
 		return s
 	}
 	s.CacheReason = cause.Error()
 	var errno unix.Errno
 	if errors.As(cause, &errno) { // not the source's or the kernel's nature, but a limit or a filter
-		s.Warnings = []string{fmt.Sprintf("nothing is cached, as changes in the source can't be watched: %v", cause)}
+		s.Warnings = append(s.Warnings, fmt.Sprintf("nothing is cached, as changes in the source can't be watched: %v", cause))
 	}
 	return s
 }

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/idmount/idmount/idmap"
+	"github.com/idmount/idmount/internal/fuseconn"
 	"github.com/idmount/idmount/internal/mounts"
 	"github.com/idmount/idmount/internal/sys"
 )
@@ -63,6 +64,7 @@ func ProbeFile(ctx context.Context, src *os.File, o Options) (*Report, error) {
 		},
 		func() { r.probeCapabilities() },
 		func() { r.probeRootAccess(src, o.Access) },
+		func() { r.SlowRequests = slowRequests(fuseconn.RequestTimeout()) },
 	} {
 		if err := ctx.Err(); err != nil {
 			return nil, err

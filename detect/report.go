@@ -42,6 +42,10 @@ type Report struct {
 	RootAccess Finding `json:"root_access"`
 	Access     Access  `json:"access"`
 
+	// SlowRequests says whether a request of a FUSE mount may take any time: else the
+	// kernel ends a mount when one takes too long.
+	SlowRequests Finding `json:"slow_requests"`
+
 	// StackDepth is the FUSE stack depth with which passthrough works on the
 	// source, 1 or 2; 0 if it does not.
 	StackDepth int `json:"stack_depth,omitempty"`
@@ -131,6 +135,7 @@ func (r *Report) WriteText(w io.Writer) error {
 	row("coherent cache", r.CoherentCache)
 	row("capabilities", r.Capabilities)
 	row("root access", r.RootAccess)
+	row("slow requests", r.SlowRequests)
 	if p := r.Protocol; p != nil {
 		print("\nFUSE protocol %d.%d: %s\n", p.Major, p.Minor, strings.Join(p.Flags, " "))
 	}

@@ -1,6 +1,8 @@
 package fusefs
 
 import (
+	"time"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
@@ -342,6 +344,12 @@ func (f *FS) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse
 	return fuse.OK
 }
 
+// copyPiece is how much is copied between two looks at the clock, where a request has a limit.
+const copyPiece = 16 << 20
+
+// timeoutShare is how long a request that can be left unfinished goes on.
+func (f *FS) timeoutShare() time.Duration { return time.Duration(f.timeout) * time.Second / 4 }
+
 // CopyFileRange implements fuse.RawFileSystem.
 func (f *FS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
 	from, to := int64(in.OffIn), int64(in.OffOut)
@@ -358,12 +366,24 @@ func (f *FS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32,
 	}
 	defer target.done()
 	n := 0
-	errno := f.alter(in.Pid, target.fd, askCaller, func() (errno unix.Errno) {
-		var err error
-		n, err = unix.CopyFileRange(source.fd, &from, target.fd, &to, length, int(in.Flags))
-		return sys.Errno(err)
+	errno := f.alter(in.Pid, target.fd, askCaller, func() unix.Errno {
+		for began := time.Now(); n < length; {
+			piece := length - n
+			if f.timeout > 0 {
+				piece = min(piece, copyPiece)
+			}
+			more, err := unix.CopyFileRange(source.fd, &from, target.fd, &to, piece, int(in.Flags))
+			if err != nil {
+				return sys.Errno(err)
+			}
+			n += more
+			if more < copyPiece || time.Since(began) > f.timeoutShare() {
+				break
+			}
+		}
+		return 0
 	})
-	if errno != 0 {
+	if errno != 0 && n == 0 {
 		return 0, fuse.Status(errno)
 	}
 	return uint32(n), fuse.OK

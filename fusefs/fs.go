@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"log"
 	"log/slog"
+	"math"
 	"os"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -89,6 +91,7 @@ type FS struct {
 
 	requests *Requests // nil counts nothing
 
+	timeout         uint16 // seconds that a request may take, 0 for any number
 	transport       Transport
 	asCallers       bool // see callers
 	ownMount        bool
@@ -259,6 +262,10 @@ func (f *FS) start(dev *os.File) error {
 	conn.Remote = f.remoteData || f.asCallers
 	conn.Dropped = f.locks.interrupted
 	f.locks.resume = conn.Resume
+	if f.timeout == 0 {
+		f.timeout = fuseconn.RequestTimeout()
+	}
+	conn.Timeout = f.timeout
 	if f.kernel.Flags&fuse.CAP_PASSTHROUGH == 0 {
 		f.stacked = false
 		f.passOff.Store(true)
@@ -297,6 +304,15 @@ func (f *FS) start(dev *os.File) error {
 	}
 	f.served = true
 	return nil
+}
+
+// RequestLimit is the time after which the kernel ends the mount for the sake of a request
+// that has no answer yet; 0 if there is no limit, or none that a request could reach.
+func (f *FS) RequestLimit() time.Duration {
+	if f.timeout == math.MaxUint16 { // 18 h: where no maximum is set
+		return 0
+	}
+	return time.Duration(f.timeout) * time.Second
 }
 
 func (f *FS) mountOptions() *fuse.MountOptions {

@@ -33,8 +33,11 @@ type Conn struct {
 
 	// Remote says that requests wait for others than this machine.
 	Remote bool
+	// Timeout is how old the kernel lets a request become, in seconds, before it aborts
+	// the connection; 0 if that does not matter to it. See RequestTimeout.
+	Timeout uint16
 	// Limit is how long a request may wait, deferred or suspended, before it is
-	// answered without a further try; 0 if there is no limit.
+	// answered without a further try; 0 if there is no limit. Timeout sets it.
 	Limit time.Duration
 	// Dropped is told of each request that was answered while it was deferred or
 	// suspended: it has been interrupted, its time is up, or the connection has ended.
@@ -129,6 +132,7 @@ func (c *Conn) answerInit() ([]byte, error) {
 	if n < outHeaderSize+24 { // up to max_write, which is as old as the protocol
 		return nil, errors.New("INIT has an answer that is too short")
 	}
+	c.askTimeout(out[:n])
 	return out[:n], nil
 }
 

@@ -88,6 +88,8 @@ type Init struct {
 	Major, Minor uint32 // of the protocol
 }
 
+const initExt = 1 << 30 // FUSE_INIT_EXT: there are flags2, protocol 7.36
+
 // ParseInit reads an INIT request, whose body is struct fuse_init_in: major,
 // minor, max_readahead, flags, flags2; false if there is less than was ever sent.
 func ParseInit(in []byte) (Init, bool) {
@@ -100,7 +102,6 @@ func ParseInit(in []byte) (Init, bool) {
 		Minor: binary.NativeEndian.Uint32(body[4:]),
 		Flags: uint64(binary.NativeEndian.Uint32(body[12:])),
 	}
-	const initExt = 1 << 30 // FUSE_INIT_EXT: there are flags2, protocol 7.36
 	if i.Flags&initExt != 0 && len(body) >= 20 {
 		i.Flags |= uint64(binary.NativeEndian.Uint32(body[16:])) << 32
 	}
