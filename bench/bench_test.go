@@ -36,7 +36,7 @@ func each(b *testing.B, run func(b *testing.B, dir string)) {
 	for _, backend := range []idmount.Backend{idmount.Native, idmount.Relay, idmount.Translate} {
 		target := testenv.Dir(b)
 		_, err := idmount.Mount(context.Background(), source, target,
-			idmount.Options{Map: m, Backend: backend, Daemon: testenv.Binary(b)})
+			idmount.Options{Map: m, Backend: backend, Daemon: testenv.Binary(b), Stacking: "0"})
 		if err != nil {
 			b.Logf("%s: %v", backend, err)
 			continue
