@@ -150,6 +150,7 @@ install: build
 	install -m 0644 $(MANPAGES) $(DESTDIR)$(MANDIR)/man8/
 	ln -sf $(BINDIR)/idmount $(DESTDIR)$(HELPERDIR)/mount.idmount
 	ln -sf $(BINDIR)/idmount $(DESTDIR)$(HELPERDIR)/mount.fuse.idmount
+	ln -sf $(BINDIR)/idmount $(DESTDIR)$(HELPERDIR)/umount.fuse.idmount
 
 clean:
 	rm -rf bin

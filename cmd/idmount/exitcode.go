@@ -70,7 +70,10 @@ func hintFor(err error) string {
 	var request *idmount.UsageError
 	var call *sys.Error
 	errors.As(err, &call)
+	var force *forceError
 	switch {
+	case errors.As(err, &force):
+		return force.hint()
 	case errors.Is(err, idmap.ErrOverlap):
 		return "each id may be in one range of its kind, and be seen as one id: shorten a COUNT, or move a range"
 	case errors.As(err, &request) && request.Op == "target" && errors.Is(err, fs.ErrNotExist):

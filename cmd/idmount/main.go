@@ -32,7 +32,9 @@ func main() {
 func run(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	var err error
 	code := exitCode
-	if h, rest, ok := helperOf(args); ok {
+	if isUmountHelper(args) {
+		err, code = umountHelper(args[1:]), helperExitCode
+	} else if h, rest, ok := helperOf(args); ok {
 		err, code = h.run(ctx, rest, stdout, stderr), helperExitCode
 	} else {
 		err = app(stdout, stderr).RunContext(ctx, markDashes(args))

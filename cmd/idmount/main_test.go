@@ -63,7 +63,7 @@ func installHelpers(t *testing.T, binary string) {
 			t.Fatal(err)
 		}
 	}
-	for _, name := range []string{"mount.idmount", "mount.fuse.idmount"} {
+	for _, name := range []string{"mount.idmount", "mount.fuse.idmount", umountHelperName} {
 		if err := os.Symlink(binary, filepath.Join(layers, "upper", name)); err != nil {
 			t.Fatal(err)
 		}
