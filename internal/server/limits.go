@@ -36,7 +36,7 @@ func resources() []resource {
 		{unix.RLIMIT_NOFILE, "open files (ulimit -n)", maxDescriptors(), 4096, "all users of the mount share them", false},
 		{unix.RLIMIT_AS, "address space (ulimit -v)", unlimited, unlimited, "the server ends when it needs more, and the mount with it", false},
 		{unix.RLIMIT_DATA, "data segment (ulimit -d)", unlimited, unlimited, "the server ends when it needs more, and the mount with it", false},
-		{unix.RLIMIT_NPROC, "processes (ulimit -u)", unlimited, 4096, "the server ends when it can't start a thread, and the mount with it", false},
+		{unix.RLIMIT_NPROC, "processes (ulimit -u)", unlimited, 1024, "the server ends when it can't start a thread, and the mount with it", false},
 		{unix.RLIMIT_MEMLOCK, "locked memory (ulimit -l)", unlimited, 0, "", false},
 		{unix.RLIMIT_SIGPENDING, "pending signals (ulimit -i)", unlimited, 0, "", false},
 	}
