@@ -360,15 +360,24 @@ func (r *request) startInOrigin(logger *slog.Logger) (v *view, err error) {
 
 // start mounts the request's view at the target.
 func (r *request) start(logger *slog.Logger) (*view, error) {
-	var warnings []string
-	if r.Split {
-		v, err := r.attachTree(logger)
-		if err == nil {
-			return v, nil
-		}
-		logger.Warn("one FUSE mount shows all submounts", "source", r.Source, "cause", err)
-		warnings = append(warnings, fmt.Sprintf("the submounts are part of one FUSE mount, and nosuid, nodev, noexec and nosymfollow of any of them hold for all of it: %v", err))
+	if !r.Split {
+		return r.startOne(logger)
 	}
+	v, cause := r.attachTree(logger)
+	if cause == nil {
+		return v, nil
+	}
+	logger.Warn("one FUSE mount shows all submounts", "source", r.Source, "cause", cause)
+	v, err := r.startOne(logger)
+	if err != nil {
+		return nil, errors.Join(err, fmt.Errorf("each submount by itself: %w", cause))
+	}
+	v.Warnings = append(v.Warnings, fmt.Sprintf("the submounts are part of one FUSE mount, and nosuid, nodev, noexec and nosymfollow of any of them hold for all of it: %v", cause))
+	return v, nil
+}
+
+// startOne mounts one FUSE mount at the target, which shows all of the source.
+func (r *request) startOne(logger *slog.Logger) (*view, error) {
 	fs, err := r.newFS(r.source, r.Relay, r.Callers, 1, r.PassDepth, logger)
 	if err != nil {
 		return nil, err
@@ -381,9 +390,7 @@ func (r *request) start(logger *slog.Logger) (*view, error) {
 		fs.Abandon()
 		return nil, err
 	}
-	v := &view{parts: []*part{{fs: fs, device: r.place.device, record: r.record(r.source, r.Source, r.Narrow)}}, served: servedBy(fs)}
-	v.Warnings = append(v.Warnings, warnings...)
-	return v, nil
+	return &view{parts: []*part{{fs: fs, device: r.place.device, record: r.record(r.source, r.Source, r.Narrow)}}, served: servedBy(fs)}, nil
 }
 
 // manyRings is for how many file systems of a process io_uring takes too many threads:

@@ -229,6 +229,9 @@ func TestMixedTreeEndsInParts(t *testing.T) {
 	if err := unix.Unmount(target+"/b", 0); err != nil {
 		t.Fatal(err)
 	}
+	if m.Backend != idmount.Native { // before Linux 5.12 the server serves the top as well
+		return
+	}
 	testenv.WaitFor(t, "the server stays when all that it serves is gone", func() bool { return unix.Kill(m.PID, 0) == unix.ESRCH })
 	if _, err := os.ReadDir(target); err != nil {
 		t.Errorf("the native part: %v", err)

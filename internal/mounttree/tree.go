@@ -158,6 +158,23 @@ func open(dir *os.File, path string) (*os.File, error) {
 // Attach attaches a detached tree, so that it can be cloned and mounted on.
 func (t *Tree) Attach(tree *os.File) error { return sys.MoveMountTo(tree, t.slash) }
 
+// attachAny is Attach also for a mount of a file, which can't be on a directory.
+func (t *Tree) attachAny(mnt *os.File) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(mnt.Fd()), &st); err != nil {
+		return &sys.Error{Op: "stat", Path: mnt.Name(), Err: err}
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return t.Attach(mnt)
+	}
+	file, err := os.OpenFile("/proc/version", unix.O_PATH, 0) // as good as any
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	return sys.MoveMountTo(mnt, file)
+}
+
 // change is mount(2) on a mount that is attached.
 func change(mnt *os.File, flags uintptr) error {
 	if err := unix.Mount("", "/proc/thread-self/fd/"+strconv.Itoa(int(mnt.Fd())), "", flags, ""); err != nil {
@@ -173,7 +190,7 @@ func (t *Tree) SetAttrs(mnt *os.File, attrs uint64) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := t.Attach(mnt); err != nil {
+	if err := t.attachAny(mnt); err != nil {
 		return nil, err
 	}
 	if err := change(mnt, unix.MS_REMOUNT|unix.MS_BIND|flags); err != nil {

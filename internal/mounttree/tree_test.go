@@ -137,3 +137,43 @@ func TestAssembleFails(t *testing.T) {
 		t.Errorf("left:\n%s", diff)
 	}
 }
+
+// SetAttrs is for kernels before 5.12, and works on all.
+func TestSetAttrs(t *testing.T) {
+	top := source(t)
+	clone, err := sys.OpenTree(top, unix.OPEN_TREE_CLONE|unix.AT_RECURSIVE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer clone.Close()
+	err = Private(func() error {
+		tree, err := Open(clone)
+		if err != nil {
+			return err
+		}
+		defer tree.Close()
+		for _, m := range tree.Mounts {
+			mnt, err := Clone(m.File)
+			if err != nil {
+				return err
+			}
+			defer mnt.Close()
+			with, err := tree.SetAttrs(mnt, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOATIME)
+			if err != nil {
+				t.Errorf("%q: %v", m.Path, err)
+				continue
+			}
+			var fs unix.Statfs_t
+			err = unix.Fstatfs(int(with.Fd()), &fs)
+			with.Close()
+			const all = unix.ST_RDONLY | unix.ST_NOSUID | unix.ST_NODEV | unix.ST_NOATIME
+			if err != nil || int64(fs.Flags)&all != unix.ST_NOSUID|unix.ST_NOATIME {
+				t.Errorf("%q: flags %#x, %v", m.Path, fs.Flags, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
