@@ -25,6 +25,7 @@ func all() *Report {
 		CoherentCache: yes("changes to ext4 are reported by fanotify"),
 		Capabilities:  no(nil, "missing: CAP_LEASE"), MissingCapabilities: []string{"CAP_LEASE"},
 		RootAccess: yes("the source refuses root nothing (tried on /srv)"), Access: DaemonAccess,
+		SlowRequests: slowRequests(0),
 	}
 }
 
@@ -162,6 +163,7 @@ file handles    yes     ext4 opens by file handle
 coherent cache  yes     changes to ext4 are reported by fanotify
 capabilities    no      missing: CAP_LEASE
 root access     yes     the source refuses root nothing (tried on /srv)
+slow requests   yes     the kernel has no limit for them
 
 FUSE protocol 7.41: POSIX_ACL ALLOW_IDMAP bit60
 `
@@ -190,5 +192,13 @@ func TestMissing(t *testing.T) {
 	}
 	if got := missing(^uint64(0)); got != nil {
 		t.Errorf("missing of all: %v", got)
+	}
+}
+
+func TestSlowRequests(t *testing.T) {
+	for limit, want := range map[uint16]Verdict{0: Yes, 15: No, 65535: Yes} {
+		if got := slowRequests(limit); got.Verdict != want {
+			t.Errorf("limit of %d s: %v, want %v", limit, got, want)
+		}
 	}
 }
