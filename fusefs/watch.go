@@ -60,7 +60,6 @@ type watch struct {
 
 	behind atomic.Bool // changes were lost; written with lossMu held
 	lossMu sync.Mutex
-	losses int           // since the watch began
 	lately time.Time     // the last one
 	fell   chan struct{} // has a token when behind was set
 	walked atomic.Int64  // nodes that were invalidated because changes were lost
@@ -99,18 +98,22 @@ func (w *watch) add(m *mount) error {
 	}
 	w.groupMu.Lock()
 	defer w.groupMu.Unlock()
-	if w.group == nil {
-		group, err := acquireWatchGroup()
-		if err != nil {
+	group := w.group
+	if group == nil {
+		var err error
+		if group, err = acquireWatchGroup(); err != nil {
 			return err
 		}
-		w.group = group
 	}
 	m.watch, m.fsid = w, sys.FSID(&st)
-	if err := w.group.add(m); err != nil {
+	if err := group.add(m); err != nil {
 		m.watch = nil
+		if w.group == nil {
+			group.release()
+		}
 		return err
 	}
+	w.group = group
 	m.watched, m.group = true, w.group
 	return nil
 }

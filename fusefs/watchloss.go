@@ -30,7 +30,6 @@ func (w *watch) isBehind() bool { return w != nil && w.behind.Load() }
 func (w *watch) lost(cause error) {
 	w.lossMu.Lock()
 	defer w.lossMu.Unlock()
-	w.losses++
 	w.lately = time.Now()
 	if w.behind.Swap(true) {
 		return
