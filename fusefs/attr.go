@@ -146,8 +146,13 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 // OPEN was answered before it, and sets the times of an empty file too.
 func (f *FS) truncate(n *node, fd int, in *fuse.SetAttrIn, size int64) unix.Errno {
 	set := func() unix.Errno { return sys.Truncate(fd, size) }
-	if in.Valid&fuse.FATTR_FH != 0 && f.isDescriptor(in.Fh) {
-		fd = int(in.Fh)
+	if o := f.files.get(in.Fh); o != nil && in.Valid&fuse.FATTR_FH != 0 {
+		u := f.descriptor(o)
+		if u.errno != 0 {
+			return u.errno
+		}
+		defer u.done()
+		fd = u.fd
 		set = func() unix.Errno { return sys.Errno(unix.Ftruncate(fd, size)) }
 	} else {
 		done, errno := f.breakLeases(n, fd)

@@ -12,17 +12,18 @@ import (
 // openState is how the open files of a node reach their data. The kernel
 // demands that all that are open at a time do it the same way.
 type openState struct {
-	mu      sync.Mutex
-	count   int32
-	backing int32   // the kernel's id of the passthrough file; 0: by requests
-	since   uint32  // of backings, when the last one was closed
-	looked  reading // when it was last looked at for set-id bits
-	again   bool    // it has been open before
-	kept    bool    // backing stays when nothing is open, for a while
-	listed  bool    // in backings
-	last    bool    // it lost its last name while it was open, at a server
-	opener  uint32  // thread that has opened it last
-	fresh   bool    // opener has not truncated it since
+	mu       sync.Mutex
+	count    int32
+	backing  int32   // the kernel's id of the passthrough file; 0: by requests
+	since    uint32  // of backings, when the last one was closed
+	looked   reading // when it was last looked at for set-id bits
+	again    bool    // it has been open before
+	kept     bool    // backing stays when nothing is open, for a while
+	listed   bool    // in backings
+	last     bool    // it lost its last name while it was open, at a server
+	nameless bool    // it may have lost its last name while it was open
+	opener   uint32  // thread that has opened it last
+	fresh    bool    // opener has not truncated it since
 }
 
 // backings are the nodes that have a passthrough file though none is open. To make

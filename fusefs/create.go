@@ -148,20 +148,26 @@ func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
+	charged, ok := f.chargeNew(&in.InHeader, dir, !hasSetID(c.mode))
+	if !ok {
+		return fuse.Status(unix.ENFILE)
+	}
 	defer f.rewritten(dir)
 	fd, errno := f.openNew(c, u.fd, name, f.newFlags(in.Flags)|unix.O_CREAT|unix.O_EXCL)
 	if errno == unix.EEXIST && in.Flags&unix.O_EXCL == 0 {
 		errno = unix.ESTALE
 	}
-	if errno != 0 {
-		return fuse.Status(errno)
+	if errno == 0 {
+		errno = f.created(fd, &in.InHeader, in.Flags, dir, name, charged, out)
+	} else if charged {
+		f.files.uncharge(in.Uid)
 	}
-	return f.created(fd, &in.InHeader, in.Flags, dir, name, out)
+	return fuse.Status(errno)
 }
 
 // Tmpfile implements fuse.RawFileSystem.
 func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
-	_, u := f.pathOf(in.NodeId)
+	dir, u := f.pathOf(in.NodeId)
 	if u.errno != 0 {
 		return fuse.Status(u.errno)
 	}
@@ -170,11 +176,28 @@ func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) 
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
-	fd, errno := f.openNew(c, u.fd, ".", f.newFlags(in.Flags)&^unix.O_NOFOLLOW|unix.O_TMPFILE|int(in.Flags&unix.O_EXCL))
-	if errno != 0 {
-		return fuse.Status(errno)
+	charged, ok := f.chargeNew(&in.InHeader, dir, false)
+	if !ok || f.cache.Mode == CacheExclusive && !f.fds.mayPin(in.Uid) {
+		return fuse.Status(unix.ENFILE)
 	}
-	return f.created(fd, &in.InHeader, in.Flags, nil, "", out)
+	fd, errno := f.openNew(c, u.fd, ".", f.newFlags(in.Flags)&^unix.O_NOFOLLOW|unix.O_TMPFILE|int(in.Flags&unix.O_EXCL))
+	if errno == 0 {
+		errno = f.created(fd, &in.InHeader, in.Flags, nil, "", charged, out)
+	} else if charged {
+		f.files.uncharge(in.Uid)
+	}
+	return fuse.Status(errno)
+}
+
+// chargeNew charges the caller for the descriptor of a new file in dir that will be kept,
+// before there is anything that a refusal would leave behind. It need not be kept if the
+// file can be closed and found again by its name.
+func (f *FS) chargeNew(h *fuse.InHeader, dir *node, byName bool) (charged, ok bool) {
+	if f.cache.Mode == CacheExclusive || !f.needsDescriptor(dir) {
+		return false, true
+	}
+	charged = f.files.charge(h.Uid)
+	return charged, charged || byName && !f.remoteData && !f.asCallers && !f.passOff.Load()
 }
 
 // openNew opens a file that flags make, as its creator.
@@ -187,8 +210,9 @@ func (f *FS) openNew(c creator, dirfd int, name string, flags int) (fd int, errn
 	return fd, errno
 }
 
-// created answers with a new file that fd has open.
-func (f *FS) created(fd int, h *fuse.InHeader, flags uint32, dir *node, name string, out *fuse.CreateOut) fuse.Status {
+// created answers with a new file that fd has open. The caller has been charged for the
+// descriptor, or will be if it is kept.
+func (f *FS) created(fd int, h *fuse.InHeader, flags uint32, dir *node, name string, charged bool, out *fuse.CreateOut) unix.Errno {
 	var began reading
 	if dir != nil {
 		began = f.watch.begin(dir.key)
@@ -196,29 +220,40 @@ func (f *FS) created(fd int, h *fuse.InHeader, flags uint32, dir *node, name str
 	n, errno := f.identify(fd, false, dir, name, &out.EntryOut)
 	if errno != 0 {
 		unix.Close(fd)
-		return fuse.Status(errno)
+		if charged {
+			f.files.uncharge(h.Uid)
+		}
+		return errno
 	}
 	if dir != nil {
 		out.EntryOut.SetEntryTimeout(f.entryValidity(dir, began))
 		f.fds.tell(dir)
-	} else if f.mountOf(n) == nil || f.cache.Mode == CacheExclusive {
-		// It has no name to find it by, and nothing else keeps it.
-		if u := f.path(n); u.errno == 0 {
-			u = f.fds.lend(n, u)
-			f.fds.pin(n, f.payer(h, f.fds.crowded))
-			u.done()
-		}
 	}
 	if f.cache.Mode == CacheExclusive {
 		if f.fds.adopt(n, fd, writable) < 0 {
 			unix.Close(fd)
-		} else {
-			f.fds.release(n)
+			return 0
 		}
-		return fuse.OK
+		if dir == nil { // it has no name to find it by, and nothing else keeps it
+			f.fds.pin(n, h.Uid)
+		}
+		f.fds.release(n)
+		return 0
 	}
-	f.opened(n, fd, flags, &out.OpenOut)
-	return fuse.OK
+	how := payAnyway
+	switch {
+	case charged:
+		how = paid
+	case f.needsDescriptor(n) && dir != nil:
+		how = payOrFail // it can be opened again by its name
+	}
+	if errno := f.opened(n, fd, h, flags, how, &out.OpenOut); errno != 0 {
+		return errno
+	}
+	if dir == nil {
+		n.losesName()
+	}
+	return 0
 }
 
 // newFlags are the flags that a new file is opened with at the source.

@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"bytes"
+	"container/list"
 	"encoding/binary"
 	"sync"
 	"sync/atomic"
@@ -29,17 +30,29 @@ type stream struct {
 
 	known int  // names, of those not sent yet, that the kernel has been told already
 	plain bool // nothing more is said of the entries of buf than their names
+
+	flags   int           // that it is opened with
+	charged bool          // uid is charged for fd, which is not closed before RELEASEDIR
+	uid     uint32        //
+	idle    *list.Element // of streams.idle; guarded by streams.mu
 }
 
 func (d *stream) close() {
 	d.mu.Lock()
-	unix.Close(d.fd)
+	d.shut()
+	d.mu.Unlock()
+}
+
+// shut closes the descriptor. What has been read by it and not sent is read again.
+func (d *stream) shut() {
+	if d.fd >= 0 {
+		unix.Close(d.fd)
+	}
 	d.fd = -1
 	if d.buf != nil {
 		direntBufs.Put((*[direntBuf]byte)(d.buf))
 		d.buf, d.rest = nil, nil
 	}
-	d.mu.Unlock()
 }
 
 const direntBuf = 32 << 10
@@ -49,15 +62,19 @@ var direntBufs = sync.Pool{New: func() any { return new([direntBuf]byte) }}
 // streams are the directories that are being read: by handle where the kernel
 // opens directories, and otherwise those that have been read in part, to be
 // taken up again by whoever goes on from there.
+//
+// They have a budget of descriptors. Of those that the kernel opens, the ones that were
+// used last have one, and the others get one again when they are read. What can't be
+// opened again is charged to its user.
 type streams struct {
 	mu     sync.Mutex
+	budget int
 	last   uint64
 	turn   atomic.Uint64 // counts the changes that the server has made to directories
 	open   map[uint64]*stream
+	idle   list.List // of open: those that can be closed; *stream, the one used longest ago first
 	parked []*stream // the longest parked first
 }
-
-const maxParked = 64
 
 func (s *streams) add(d *stream) uint64 {
 	s.mu.Lock()
@@ -78,7 +95,38 @@ func (s *streams) remove(fh uint64) *stream {
 	defer s.mu.Unlock()
 	d := s.open[fh]
 	delete(s.open, fh)
+	s.wake(d)
 	return d
+}
+
+// rest notes that nobody reads a stream. It returns those that are to be closed.
+func (s *streams) rest(d *stream) (closing []*stream) {
+	if d.charged {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.wake(d)
+	d.idle = s.idle.PushBack(d)
+	return s.evict(s.budget)
+}
+
+// evict takes idle streams out of the list until there are no more than left.
+func (s *streams) evict(left int) (closing []*stream) {
+	for s.idle.Len() > left {
+		d := s.idle.Front().Value.(*stream)
+		s.wake(d)
+		closing = append(closing, d)
+	}
+	return closing
+}
+
+// wake takes a stream out of the list of idle ones, if it is there.
+func (s *streams) wake(d *stream) {
+	if d != nil && d.idle != nil {
+		s.idle.Remove(d.idle)
+		d.idle = nil
+	}
 }
 
 // park keeps a stream for whoever reads on from there.
@@ -86,7 +134,7 @@ func (s *streams) park(d *stream) {
 	s.mu.Lock()
 	s.parked = append(s.parked, d)
 	var old *stream
-	if len(s.parked) > maxParked {
+	if len(s.parked) > s.budget {
 		old = s.parked[0]
 		s.parked = append(s.parked[:0], s.parked[1:]...)
 	}
@@ -126,6 +174,13 @@ func (s *streams) drop(n *node) {
 	}
 	clear(s.parked[len(kept):])
 	s.parked = kept
+	if n == nil {
+		for _, d := range s.open {
+			closing = append(closing, d)
+		}
+		clear(s.open)
+		s.idle.Init()
+	}
 	s.mu.Unlock()
 	for _, d := range closing {
 		d.close()
@@ -143,12 +198,30 @@ func (f *FS) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse
 	if n == nil {
 		return fuse.Status(unix.ESTALE)
 	}
+	// Positions that move, and callers that may be others later, forbid to open it again.
+	keep, uid := f.movingPlaces || f.asCallers, in.Uid
+	if keep {
+		if uid = f.payer(&in.InHeader, f.files.crowded); !f.files.charge(uid) {
+			return fuse.Status(unix.ENFILE)
+		}
+	}
 	d, errno := f.newStream(n, int(in.Flags&unix.O_NOATIME))
 	if errno != 0 {
+		if keep {
+			f.files.uncharge(uid)
+		}
 		return fuse.Status(errno)
 	}
+	d.charged, d.uid = keep, uid
 	out.Fh = f.streams.add(d)
+	closeStreams(f.streams.rest(d))
 	return fuse.OK
+}
+
+func closeStreams(closing []*stream) {
+	for _, d := range closing {
+		d.close()
+	}
 }
 
 func (f *FS) newStream(n *node, flags int) (*stream, unix.Errno) {
@@ -161,7 +234,20 @@ func (f *FS) newStream(n *node, flags int) (*stream, unix.Errno) {
 	if errno != 0 {
 		return nil, errno
 	}
-	return &stream{fd: fd, node: n}, 0
+	return &stream{fd: fd, node: n, flags: flags}, 0
+}
+
+// openAgain gives a stream a descriptor that has been closed since.
+func (f *FS) openAgain(d *stream) unix.Errno {
+	if d.fd >= 0 {
+		return 0
+	}
+	fresh, errno := f.newStream(d.node, d.flags)
+	if errno != 0 {
+		return errno
+	}
+	d.fd = fresh.fd
+	return d.rewind(d.next)
 }
 
 // list opens a directory to read it. By the name "." that takes the right to
@@ -178,6 +264,9 @@ func (f *FS) list(fd, flags int) (int, unix.Errno) {
 func (f *FS) ReleaseDir(in *fuse.ReleaseIn) {
 	if d := f.streams.remove(in.Fh); d != nil {
 		d.close()
+		if d.charged {
+			f.files.uncharge(d.uid)
+		}
 	}
 }
 
@@ -190,14 +279,21 @@ func (f *FS) stream(in *fuse.ReadIn) (*stream, func(), unix.Errno) {
 			return nil, nil, unix.EBADF
 		}
 		d.mu.Lock()
-		if d.fd < 0 {
+		f.streams.mu.Lock()
+		f.streams.wake(d)
+		f.streams.mu.Unlock()
+		done := func() {
+			closing := f.streams.rest(d)
 			d.mu.Unlock()
-			return nil, nil, unix.EBADF
+			closeStreams(closing)
+		}
+		if errno := f.openAgain(d); errno != 0 {
+			return nil, done, errno
 		}
 		if f.movingPlaces && d.goBack(in.Offset) {
-			return d, d.mu.Unlock, 0
+			return d, done, 0
 		}
-		return d, d.mu.Unlock, d.seek(in.Offset)
+		return d, done, d.seek(in.Offset)
 	}
 	n := f.nodes.get(in.NodeId)
 	if n == nil {
@@ -464,7 +560,9 @@ func (f *FS) dir(id, fh uint64) use {
 		if d == nil {
 			return use{fd: -1, errno: unix.EBADF}
 		}
-		return use{fd: d.fd, lent: true}
+		if d.charged {
+			return use{fd: d.fd, lent: true}
+		}
 	}
 	_, u := f.pathOf(id)
 	if u.errno != 0 {

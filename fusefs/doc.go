@@ -79,10 +79,21 @@
 // Operations borrow descriptors. One is pinned after that only if its file can't be
 // found again (see pins), and how many can be pinned is bounded.
 //
+// # Open files
+//
+// The handle of an open file is an index into one table. Its descriptor is opened when it
+// is needed and closed when others are needed more, where the kernel keeps the file open:
+// by passthrough, or as it has been registered for that. Else it is kept, and counted as
+// the caller's, who is refused (ENFILE, for locks ENOLCK) to have more than are left for
+// others. All that a process may have is divided by budget; if it has none left
+// nevertheless, what can be opened again is closed (reclaim).
+//
 // # Locks
 //
 // In this order, never the other way: watchGroup.dispatching, node.open, backings.mu,
-// fileLocks.sys, lockBooks.mu, shard.mu, table.mu, fdCache.mu, noticeQueue.mu. Apart from
-// these: mounts.mu, watch.groupMu, watchGroups.mu or watchGroup.mu. No system call that
-// can block on the source is made under shard.mu and what follows it.
+// fileLocks.sys, lockBooks.mu, openFiles.mu, shard.mu, table.mu, fdCache.mu,
+// noticeQueue.mu. Apart from these: mounts.mu, watch.groupMu, watchGroups.mu or
+// watchGroup.mu. No system call that can block on the source is made under openFiles.mu
+// and what follows it. stream.mu comes before node.open, and streams.mu is taken with no
+// other lock but that.
 package fusefs

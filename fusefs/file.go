@@ -35,14 +35,11 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 		// them here would act on this machine's.
 		return fuse.Status(unix.ENXIO)
 	}
-	if f.openLate(n, in.Flags, out) {
+	if f.openLate(n, in, out) {
 		n.openedBy(in.Pid)
 		return fuse.OK
 	}
-	flags := diskOpenFlags(in.Flags)
-	if f.mountOf(n) == nil {
-		flags &^= unix.O_NOFOLLOW // the entry in /proc is a link
-	}
+	flags := f.reopenFlags(n, in.Flags)
 	fd, errno := f.openUnlessLeased(n, flags)
 	if errno == 0 && in.Flags&unix.O_DIRECT != 0 {
 		errno = takesDirect(fd)
@@ -50,9 +47,20 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
-	f.opened(n, fd, in.Flags, out)
+	if errno := f.opened(n, fd, &in.InHeader, in.Flags, payOrFail, out); errno != 0 {
+		return fuse.Status(errno)
+	}
 	n.openedBy(in.Pid)
 	return fuse.OK
+}
+
+// reopenFlags are the flags that a known file is opened with at the source.
+func (f *FS) reopenFlags(n *node, flags uint32) int {
+	disk := diskOpenFlags(flags)
+	if f.mountOf(n) == nil {
+		disk &^= unix.O_NOFOLLOW // the entry in /proc is a link
+	}
+	return disk
 }
 
 // openUnlessLeased opens a file. Where a lease forbids that, it asks the holder to give
@@ -103,16 +111,48 @@ func takesDirect(fd int) unix.Errno {
 	return sys.Errno(err)
 }
 
-// opened answers with an open file, through passthrough where that works.
-func (f *FS) opened(n *node, fd int, flags uint32, out *fuse.OpenOut) {
-	out.Fh = uint64(fd)
+// payment is how an open file comes to its descriptor, if that has to be kept.
+type payment uint8
+
+const (
+	payOrFail payment = iota
+	payAnyway         // there is a new file, and it is too late to fail
+	paid              // the caller has been charged
+)
+
+// opened answers with an open file, through passthrough where that works. If it fails, fd
+// is closed.
+func (f *FS) opened(n *node, fd int, h *fuse.InHeader, flags uint32, how payment, out *fuse.OpenOut) unix.Errno {
 	u := n.uses()
 	u.open.mu.Lock()
 	defer u.open.mu.Unlock()
 	if u.open.count == 0 {
 		f.begin(n, &u.open, fd, false)
 	}
+	keep, alone := f.needsDescriptor(n), u.open.backing == 0
+	uid, charged := h.Uid, how == paid
+	switch {
+	case keep && !charged:
+		uid = f.payer(h, f.files.crowded)
+		charged = f.files.charge(uid)
+		switch {
+		case charged || how == payAnyway:
+		case !alone && !f.remoteData && !f.asCallers:
+			keep = false // it is opened again by its name
+		default:
+			if u.open.count == 0 {
+				f.idle(n, &u.open)
+			}
+			unix.Close(fd)
+			return unix.ENFILE
+		}
+	case !keep && charged:
+		f.files.uncharge(uid)
+		charged = false
+	}
+	out.Fh = f.files.add(n, fd, f.reopenFlags(n, flags), uid, keep, charged, alone).handle
 	f.attach(n, u, flags, out)
+	return 0
 }
 
 // attach counts an open file, and tells the kernel what it can do by itself. u.open.mu
@@ -155,13 +195,19 @@ func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 			u.writers.Add(-1)
 		}
 		if u.open.count == 0 {
+			if u.open.nameless {
+				f.pinNameless(n, in.Fh)
+				u.open.nameless = false
+			}
 			f.idle(n, &u.open)
 			last, u.open.last = u.open.last, false
 		}
 		u.open.mu.Unlock()
 		f.releaseLocks(n, in.Fh)
 	}
-	f.late.close(in.Fh)
+	if o := f.files.get(in.Fh); o != nil {
+		f.files.remove(o)
+	}
 	if last {
 		f.fds.leave(n)
 	}
@@ -175,28 +221,34 @@ func (f *FS) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 	if n := f.nodes.get(in.NodeId); n != nil {
 		f.flushLocks(n, in.LockOwner)
 	}
-	if in.Fh >= firstLate {
-		return fuse.OK // it is open to be read
+	o := f.files.get(in.Fh)
+	if o == nil {
+		return fuse.Status(unix.EBADF)
 	}
-	fd, err := unix.FcntlInt(uintptr(in.Fh), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return fuse.Status(sys.Errno(err))
+	fd, ok := f.files.borrow(o)
+	if !ok {
+		return fuse.OK // nothing has been written by it
 	}
-	return fuse.Status(sys.Errno(unix.Close(fd)))
+	defer f.files.giveBack(o)
+	again, errno := sys.Duplicate(fd)
+	if errno != 0 {
+		return fuse.Status(errno)
+	}
+	return fuse.Status(sys.Errno(unix.Close(again)))
 }
 
 // Read implements fuse.RawFileSystem.
 func (f *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	// splice(2) may give less than there is where not all of it is in memory,
 	// and for the kernel an answer that is too short is the end of the file.
-	if f.isDescriptor(in.Fh) && !f.remoteData {
-		return fuse.ReadResultFd(uintptr(in.Fh), int64(in.Offset), len(buf)), fuse.OK
-	}
 	u := f.data(in.NodeId, in.Fh, readable)
 	if u.errno != 0 {
 		return nil, fuse.Status(u.errno)
 	}
 	defer u.done()
+	if u.file != nil && !f.remoteData && f.files.kept(u.file) {
+		return fuse.ReadResultFd(uintptr(u.fd), int64(in.Offset), len(buf)), fuse.OK
+	}
 	n, errno := readFull(u.fd, buf, int64(in.Offset))
 	if errno != 0 {
 		return nil, fuse.Status(errno)

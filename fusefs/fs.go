@@ -82,7 +82,9 @@ type FS struct {
 	devices   devices
 	streams   streams
 	backings  backings
-	late      lateFiles
+	files     *openFiles
+	readers   int    // descriptors of the connection: see budget
+	notFull   func() // ends the calls of reclaim
 	locks     lockBooks
 
 	views      []*os.File  // besides source; see AddView
@@ -154,8 +156,11 @@ func New(source *os.File, o Options) (*FS, error) {
 	if f.log == nil {
 		f.log = slog.New(slog.DiscardHandler)
 	}
-	f.streams.open = make(map[uint64]*stream)
-	f.fds.setBudget(descriptorBudget() / max(o.Shares, 1))
+	b := processBudget(max(o.Shares, 1))
+	f.fds.setBudget(b.nodes)
+	f.files = newOpenFiles(b.files, backingAnchors{f})
+	f.streams = streams{open: make(map[uint64]*stream), budget: b.dirs}
+	f.readers = b.readers
 	f.passOff.Store(o.NoPassthrough || o.AsCallers || o.Cache.Mode == CacheExclusive)
 
 	var st unix.Stat_t
@@ -226,16 +231,8 @@ func New(source *os.File, o Options) (*FS, error) {
 	}
 	f.nodes = newTable(f.root)
 	f.fds.adopt(f.root, fd, pathOnly) // and never released
+	f.notFull = sys.OnFull(f.reclaim)
 	return f, nil
-}
-
-// descriptorBudget leaves half of the descriptors to open files.
-func descriptorBudget() int {
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return 256
-	}
-	return int(min(limit.Cur/2, 8192))
 }
 
 // Start serves the FUSE connection of dev, an open /dev/fuse of a mount with
@@ -259,6 +256,7 @@ func (f *FS) start(dev *os.File) error {
 		return fmt.Errorf("fuse: serve %s: %w", f.source.Name(), err)
 	}
 	f.conn, f.kernel = conn, conn.Init
+	conn.Channels = f.readers
 	conn.Remote = f.remoteData || f.asCallers
 	conn.Dropped = f.locks.interrupted
 	f.locks.resume = conn.Resume
@@ -386,7 +384,9 @@ func (f *FS) closeAll() {
 	f.streams.drop(nil)
 	f.locks.close()
 	f.backings.close()
+	f.files.shut()
 	f.mounts.close()
+	f.notFull()
 	f.fds.mu.Lock()
 	defer f.fds.mu.Unlock()
 	for _, n := range f.fds.ring {

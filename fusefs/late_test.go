@@ -15,6 +15,18 @@ import (
 	"github.com/idmount/idmount/internal/testenv"
 )
 
+// inUse counts the descriptors of open files.
+func (t *openFiles) inUse() (n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, o := range t.files[1:] {
+		if o.node != nil && o.fd >= 0 {
+			n++
+		}
+	}
+	return n
+}
+
 // openedLate opens a file of the mount until the server has not opened it.
 func openedLate(t *testing.T, f *FS, path string) *os.File {
 	t.Helper()
@@ -23,12 +35,11 @@ func openedLate(t *testing.T, f *FS, path string) *os.File {
 		if file != nil {
 			file.Close()
 		}
-		before := f.late.last.Load()
 		var err error
 		if file, err = os.Open(path); err != nil {
 			t.Fatal(err)
 		}
-		return f.late.last.Load() > before
+		return f.files.inUse() == 0
 	})
 	t.Cleanup(func() { file.Close() })
 	return file
@@ -52,7 +63,7 @@ func TestLateFiles(t *testing.T) {
 	defer source.Close()
 	for _, unlinked := range []bool{false, true} {
 		file := openedLate(t, f, filepath.Join(mnt, "file"))
-		if n := f.late.open.Load(); n != 0 {
+		if n := f.files.inUse(); n != 0 {
 			t.Fatalf("%d files are open before they are needed", n)
 		}
 		other := openedLate(t, f, filepath.Join(mnt, "file"))
@@ -75,7 +86,7 @@ func TestLateFiles(t *testing.T) {
 		if at, err := unix.Seek(fd, 0, unix.SEEK_HOLE); err != nil || at == 0 || at >= 1<<20 {
 			t.Errorf("unlinked %v: SEEK_HOLE: %d: %v", unlinked, at, err)
 		}
-		if n := f.late.open.Load(); n != 1 {
+		if n := f.files.inUse(); n != 1 {
 			t.Errorf("unlinked %v: %d files are open after SEEK_HOLE, want 1", unlinked, n)
 		}
 		if err := unix.Fsync(fd); err != nil {
@@ -111,7 +122,7 @@ func TestLateFiles(t *testing.T) {
 			return unix.Flock(int(other.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
 		})
 		other.Close()
-		testenv.WaitFor(t, "closed in the server", func() bool { return f.late.open.Load() == 0 })
+		testenv.WaitFor(t, "closed in the server", func() bool { return f.files.inUse() == 0 })
 		if err := unix.Flock(int(source.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 			t.Errorf("unlinked %v: flock on the source after close: %v", unlinked, err)
 		}

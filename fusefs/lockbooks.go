@@ -41,8 +41,9 @@ func (s span) conflicts(o span) bool {
 // lockOwner has record locks on one file.
 type lockOwner struct {
 	process
-	queue           // of those whose way its locks are in
-	fd          int // open file of the source with the locks
+	queue              // of those whose way its locks are in
+	fd          int    // open file of the source with the locks
+	uid         uint32 // who is charged for it
 	read, write bool
 	handles     map[uint64]struct{} // through which it has locked
 	spans       []span              // do not overlap

@@ -64,7 +64,7 @@ func (h *flockHolder) blocks(r *lockRequest) bool {
 // lockRequest is what a lock request asks for.
 type lockRequest struct {
 	fh    uint64
-	fd    int // of fh
+	file  *openFile // of fh
 	owner uint64
 	flock bool
 	span
@@ -150,9 +150,8 @@ func (f *FS) lockRequest(in *fuse.LkIn) (*fileLocks, lockRequest, unix.Errno) {
 	if r.typ > unix.F_UNLCK || r.start > r.end || r.end > offsetMax {
 		return nil, lockRequest{}, unix.EINVAL
 	}
-	var errno unix.Errno
-	if r.fd, errno = f.descriptor(n, r.fh); errno != 0 {
-		return nil, lockRequest{}, errno
+	if r.file = f.files.get(r.fh); r.file == nil {
+		return nil, lockRequest{}, unix.EBADF
 	}
 	return f.locksOf(n), r, 0
 }
@@ -187,10 +186,16 @@ func (f *FS) SetLk(x <-chan struct{}, in *fuse.LkIn) fuse.Status {
 // called again.
 func (f *FS) SetLkw(_ <-chan struct{}, in *fuse.LkIn) fuse.Status {
 	l, r, errno := f.lockRequest(in)
+	var u use
+	if errno == 0 {
+		u = f.descriptor(r.file)
+		errno = u.errno
+	}
 	if errno != 0 {
 		f.locks.interrupted(in.Unique) // if it has waited
 		return fuse.Status(errno)
 	}
+	defer u.done()
 	l.sys.Lock()
 	defer l.sys.Unlock()
 	f.locks.mu.Lock()
@@ -199,7 +204,7 @@ func (f *FS) SetLkw(_ <-chan struct{}, in *fuse.LkIn) fuse.Status {
 		w.leave() // it is not in its own way
 	}
 	f.locks.mu.Unlock()
-	errno = f.tryLockHeld(l, &r, in)
+	errno = f.tryLockHeld(l, &r, u.fd, in)
 	f.locks.mu.Lock()
 	defer f.locks.mu.Unlock()
 	if errno == unix.EAGAIN {
@@ -239,10 +244,15 @@ func (f *FS) GetLk(_ <-chan struct{}, in *fuse.LkIn, out *fuse.LkOut) fuse.Statu
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
+	u := f.descriptor(r.file)
+	if u.errno != 0 {
+		return fuse.Status(u.errno)
+	}
+	defer u.done()
 	l.sys.Lock()
 	defer l.sys.Unlock()
 	f.locks.mu.Lock()
-	fd := r.fd
+	fd := u.fd
 	if o := l.owners[r.owner]; o != nil {
 		fd = o.fd // its own locks are not in its way
 	}
@@ -272,15 +282,20 @@ func (f *FS) GetLk(_ <-chan struct{}, in *fuse.LkIn, out *fuse.LkOut) fuse.Statu
 
 // tryLock sets or removes a lock if nothing is in the way, else it is EAGAIN.
 func (f *FS) tryLock(l *fileLocks, r *lockRequest, in *fuse.LkIn) unix.Errno {
+	u := f.descriptor(r.file)
+	if u.errno != 0 {
+		return u.errno
+	}
+	defer u.done()
 	l.sys.Lock()
 	defer l.sys.Unlock()
-	return f.tryLockHeld(l, r, in)
+	return f.tryLockHeld(l, r, u.fd, in)
 }
 
-// tryLockHeld is tryLock with l.sys held.
-func (f *FS) tryLockHeld(l *fileLocks, r *lockRequest, in *fuse.LkIn) unix.Errno {
+// tryLockHeld is tryLock with l.sys held, and a descriptor of the open file.
+func (f *FS) tryLockHeld(l *fileLocks, r *lockRequest, fd int, in *fuse.LkIn) unix.Errno {
 	if r.flock {
-		return f.tryFlock(l, r, in)
+		return f.tryFlock(l, r, fd, in)
 	}
 	f.locks.mu.Lock()
 	o := l.owners[r.owner]
@@ -314,14 +329,20 @@ func (f *FS) tryLockHeld(l *fileLocks, r *lockRequest, in *fuse.LkIn) unix.Errno
 		o = &lockOwner{fd: -1, handles: make(map[uint64]struct{}), process: r.process}
 		o.identify(in.Pid)
 	}
-	errno := f.lockFile(o, r, in)
+	errno := unix.Errno(0)
+	if fresh {
+		if o.uid = f.payer(&in.InHeader, f.files.crowded); !f.files.charge(o.uid) {
+			return unix.ENOLCK
+		}
+	}
+	errno = f.lockFile(o, r, fd, in)
 	if errno == 0 {
 		lock := r.flockT()
 		errno = fcntlLock(o.fd, unix.F_OFD_SETLK, &lock)
 	}
 	if errno != 0 {
-		if fresh && o.fd >= 0 {
-			unix.Close(o.fd)
+		if fresh {
+			f.closeLockFile(o)
 		}
 		return errno
 	}
@@ -352,11 +373,11 @@ func (f *FS) tryLockHeld(l *fileLocks, r *lockRequest, in *fuse.LkIn) unix.Errno
 // lockFile opens the file that has the owner's locks, if there is none that can
 // have this one. It is open for reading alone if the owner's is: a file that
 // somebody has open for writing can't be run.
-func (f *FS) lockFile(o *lockOwner, r *lockRequest, in *fuse.LkIn) unix.Errno {
+func (f *FS) lockFile(o *lockOwner, r *lockRequest, opened int, in *fuse.LkIn) unix.Errno {
 	if o.fd >= 0 && (r.typ == unix.F_RDLCK && o.read || r.typ == unix.F_WRLCK && o.write) {
 		return 0
 	}
-	flags, err := unix.FcntlInt(uintptr(r.fd), unix.F_GETFL, 0)
+	flags, err := unix.FcntlInt(uintptr(opened), unix.F_GETFL, 0)
 	if err != nil {
 		return sys.Errno(err)
 	}
@@ -368,7 +389,7 @@ func (f *FS) lockFile(o *lockOwner, r *lockRequest, in *fuse.LkIn) unix.Errno {
 	fd, errno := -1, unix.EBADF
 	for _, mode := range append(modes, access) {
 		errno = f.asCaller(&in.InHeader, func() (errno unix.Errno) {
-			fd, errno = sys.Reopen(r.fd, mode|flags&unix.O_APPEND|unix.O_NONBLOCK)
+			fd, errno = sys.Reopen(opened, mode|flags&unix.O_APPEND|unix.O_NONBLOCK)
 			return errno
 		})
 		if errno == 0 {
@@ -395,14 +416,30 @@ func (f *FS) lockFile(o *lockOwner, r *lockRequest, in *fuse.LkIn) unix.Errno {
 	return 0
 }
 
-func (f *FS) tryFlock(l *fileLocks, r *lockRequest, in *fuse.LkIn) unix.Errno {
+// closeLockFile closes the file with the locks of an owner, and takes the charge back.
+func (f *FS) closeLockFile(o *lockOwner) {
+	if o.fd >= 0 {
+		unix.Close(o.fd)
+	}
+	f.files.uncharge(o.uid)
+}
+
+// tryFlock sets or removes a lock on the open file itself, of which fd is borrowed. With
+// a lock it can't be closed.
+func (f *FS) tryFlock(l *fileLocks, r *lockRequest, fd int, in *fuse.LkIn) unix.Errno {
 	how := map[uint32]int{unix.F_RDLCK: unix.LOCK_SH, unix.F_WRLCK: unix.LOCK_EX, unix.F_UNLCK: unix.LOCK_UN}[r.typ]
-	errno := sys.Errno(unix.Flock(r.fd, how|unix.LOCK_NB))
+	if r.typ != unix.F_UNLCK && !f.files.keep(r.file, f.payer(&in.InHeader, f.files.crowded)) {
+		return unix.ENOLCK
+	}
+	errno := sys.Errno(unix.Flock(fd, how|unix.LOCK_NB))
 	f.locks.mu.Lock()
 	defer f.locks.mu.Unlock()
 	h := l.flocks[r.fh]
 	// A conversion that is refused has lost the former lock, natively too.
 	if errno != 0 || r.typ == unix.F_UNLCK {
+		if r.typ != unix.F_UNLCK {
+			f.files.let(r.file)
+		}
 		f.dropFlock(l, r.fh)
 		return errno
 	}
@@ -411,6 +448,8 @@ func (f *FS) tryFlock(l *fileLocks, r *lockRequest, in *fuse.LkIn) unix.Errno {
 		l.flocks[r.fh] = h
 		f.locks.know(l)
 		f.locks.unfollow(l, r.key())
+	} else {
+		f.files.let(r.file) // it is kept already
 	}
 	h.typ, h.process = r.typ, r.process
 	h.identify(in.Pid)
@@ -422,6 +461,9 @@ func (f *FS) tryFlock(l *fileLocks, r *lockRequest, in *fuse.LkIn) unix.Errno {
 func (f *FS) dropFlock(l *fileLocks, fh uint64) {
 	if h := l.flocks[fh]; h != nil {
 		delete(l.flocks, fh)
+		if o := f.files.get(fh); o != nil {
+			f.files.let(o)
+		}
 		f.locks.release(l, &h.queue, nothingBlocks)
 		f.locks.forget(l)
 	}
@@ -459,8 +501,11 @@ func (f *FS) releaseLocks(n *node, fh uint64) {
 	f.locks.mu.Unlock()
 	if flocked {
 		// The kernel may have the file open still, for passthrough.
-		if fd, errno := f.descriptor(n, fh); errno == 0 {
-			_ = unix.Flock(fd, unix.LOCK_UN)
+		if o := f.files.get(fh); o != nil {
+			if u := f.descriptor(o); u.errno == 0 {
+				_ = unix.Flock(u.fd, unix.LOCK_UN)
+				u.done()
+			}
 		}
 		f.locks.mu.Lock()
 		f.dropFlock(l, fh)
@@ -479,7 +524,7 @@ func (f *FS) dropOwner(l *fileLocks, id uint64) {
 	if o == nil {
 		return
 	}
-	unix.Close(o.fd)
+	f.closeLockFile(o)
 	delete(l.owners, id)
 	f.locks.release(l, &o.queue, nothingBlocks)
 	f.locks.forget(l)

@@ -33,7 +33,7 @@ func (p *process) identify(thread uint32) {
 	p.fd = -1
 	var fields [][]byte
 	for try := 0; len(fields) < 4; try++ {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", thread))
+		text, err := sys.ReadFile(fmt.Sprintf("/proc/%d/syscall", thread))
 		if err != nil || try == 5 {
 			return
 		}
@@ -65,15 +65,20 @@ func (p *process) hasOpen(ino uint64) bool {
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return os.IsPermission(err) && processRuns(p.pid)
+		return !isGone(err) && processRuns(p.pid)
 	}
 	for _, e := range entries {
-		if fdinfoIno(dir+"/"+e.Name()) == ino {
+		text, err := sys.ReadFile(dir + "/" + e.Name())
+		if err != nil && !isGone(err) || parseIno(text) == ino {
 			return true
 		}
 	}
 	return false
 }
+
+// isGone reports whether an error says that a process, or its descriptor, is no more.
+// Any other, such as EMFILE, says nothing.
+func isGone(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) }
 
 // note remembers the descriptors that the process has of the file.
 func (p *process) note(ino uint64) {
@@ -95,8 +100,8 @@ func (p *process) note(ino uint64) {
 // as open.
 func (p *process) closedOne(ino uint64) bool {
 	for _, fd := range p.others {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", p.pid, fd))
-		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		text, err := sys.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", p.pid, fd))
+		if isGone(err) {
 			return true
 		}
 		if now := parseIno(text); now != 0 && now != ino {
@@ -114,7 +119,7 @@ func processRuns(pid uint32) bool {
 // fdinfoIno reads the inode number of an open file (Linux 5.14; FOPEN_NOFLUSH,
 // for whose sake it is needed, is younger), 0 if there is none.
 func fdinfoIno(path string) uint64 {
-	text, err := os.ReadFile(path)
+	text, err := sys.ReadFile(path)
 	if err != nil {
 		return 0
 	}
@@ -144,7 +149,12 @@ func (f *FS) shownIno(l *fileLocks, fd int) uint64 {
 // process that has closed the file. The locks of a POSIX owner go right here;
 // an open file may have been inherited, and if not, its RELEASE is on its way.
 func (f *FS) releasing(l *fileLocks, r *lockRequest) bool {
-	ino := f.shownIno(l, r.fd)
+	u := f.descriptor(r.file)
+	if u.errno != 0 {
+		return false
+	}
+	defer u.done()
+	ino := f.shownIno(l, u.fd)
 	if ino == 0 {
 		return false
 	}

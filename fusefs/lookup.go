@@ -332,6 +332,9 @@ func (f *FS) lostName(v *victim, h *fuse.InHeader, dir *node, name string, errno
 			return
 		}
 	}
+	if v.n.losesName() && (v.n.mountIndex() != noMount || f.files.keptOf(v.n)) {
+		return // what keeps an open file keeps it reachable
+	}
 	v.use = f.fds.lend(v.n, v.use)
 	f.fds.pin(v.n, f.payer(h, f.fds.crowded))
 }

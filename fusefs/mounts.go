@@ -35,7 +35,7 @@ func (m *mounts) at(index uint32) *mount {
 }
 
 // noHandles reports whether an error of SupportsHandles says that files of a file system
-// never open by handle. Any other, such as EMFILE, says nothing of the file system.
+// never open by handle. Any other, such as ENFILE, says nothing of the file system.
 func noHandles(err error) bool {
 	for _, errno := range []unix.Errno{unix.EOPNOTSUPP, unix.ENOSYS, unix.EOVERFLOW, unix.EINVAL, unix.ESTALE, unix.EPERM, unix.EACCES} {
 		if errors.Is(err, errno) {

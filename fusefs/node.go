@@ -60,6 +60,7 @@ type usage struct {
 	writers atomic.Int32              // open files that write past this server, by passthrough
 	unkept  atomic.Bool               // the kernel has been told so; see watch.changed
 	locks   atomic.Pointer[fileLocks] // nil if nobody has ever locked it
+	files   *openFile                 // those that are open; guarded by openFiles.mu
 }
 
 // uses returns the usage, and makes it if there is none.
@@ -85,6 +86,19 @@ func (n *node) openAsItGoes() bool {
 	defer u.open.mu.Unlock()
 	u.open.last = u.open.count > 0
 	return u.open.last
+}
+
+// losesName reports whether a file whose last name has gone, or may have, is open, and
+// if so notes it.
+func (n *node) losesName() bool {
+	u := n.usage.Load()
+	if u == nil {
+		return false
+	}
+	u.open.mu.Lock()
+	defer u.open.mu.Unlock()
+	u.open.nameless = u.open.count > 0
+	return u.open.nameless
 }
 
 // openedBy notes who has opened the file last.
@@ -199,18 +213,21 @@ type use struct {
 	fd     int
 	n      *node // nil: the descriptor is this operation's own
 	errno  unix.Errno
-	lent   bool // or an open file's
+	lent   bool // or somebody's who keeps it open
 	shared *fdCache
+	file   *openFile // whose descriptor is borrowed
 }
 
 func (u *use) done() {
 	if u.n != nil {
 		u.shared.release(u.n)
+	} else if u.file != nil {
+		u.file.table.giveBack(u.file)
 	} else if u.fd >= 0 && !u.lent {
 		unix.Close(u.fd)
 	}
 	u.fd = -1
-	u.n = nil
+	u.n, u.file = nil, nil
 }
 
 // acquire returns the node's descriptor if it has one of the grade or better.
@@ -422,10 +439,14 @@ func (f *FS) path(n *node) use {
 }
 
 // file returns a descriptor of n: that of the open file fh if the kernel named
-// one, and otherwise one that may be O_PATH.
+// one that has a descriptor, and otherwise one that may be O_PATH.
 func (f *FS) file(n *node, fh uint64, named bool) use {
-	if named && n.isRegular() && f.isDescriptor(fh) {
-		return use{fd: int(fh), lent: true}
+	if named && n.isRegular() {
+		if o := f.files.get(fh); o != nil {
+			if fd, ok := f.files.borrow(o); ok {
+				return use{fd: fd, file: o}
+			}
+		}
 	}
 	return f.path(n)
 }
@@ -433,16 +454,20 @@ func (f *FS) file(n *node, fh uint64, named bool) use {
 // data returns a descriptor of a regular file's data: that of the open file
 // fh, or, if opens are not the server's business, one that it keeps itself.
 func (f *FS) data(id, fh uint64, least grade) use {
-	if f.isDescriptor(fh) {
-		return use{fd: int(fh), lent: true}
+	if f.cache.Mode != CacheExclusive {
+		o := f.files.get(fh)
+		if o == nil {
+			return use{fd: -1, errno: unix.EBADF}
+		}
+		u := f.descriptor(o)
+		if u.errno == unix.EPERM && least == readable { // chattr +i, +a
+			u.fd, u.errno = f.reopen(o.node, unix.O_RDONLY|unix.O_NONBLOCK)
+		}
+		return u
 	}
 	n := f.nodes.get(id)
 	if n == nil {
 		return use{fd: -1, errno: unix.ESTALE}
-	}
-	if f.cache.Mode != CacheExclusive {
-		fd, errno := f.descriptor(n, fh)
-		return use{fd: fd, lent: true, errno: errno}
 	}
 	if fd, ok := f.fds.acquire(n, least); ok {
 		return use{fd: fd, n: n, shared: &f.fds}

@@ -3,6 +3,10 @@ package fusefs
 import (
 	"container/list"
 	"maps"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/sys"
 )
 
 // pins are nodes that can't be found again, and whose descriptor therefore stays: their
@@ -82,3 +86,33 @@ func (c *fdCache) crowded() bool {
 }
 
 func (c *fdCache) setBudget(n int) { c.budget, c.pins.most = n, n/2 }
+
+// mayPin reports whether a pin for a user would take that of nobody else away.
+func (c *fdCache) mayPin(uid uint32) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	own := 0
+	if l := c.pins.users[uid]; l != nil {
+		own = l.Len()
+	}
+	left := c.pins.most - c.pins.count
+	return left > 0 && (uid == 0 || c.pins.count < c.pins.most/4 || own < left)
+}
+
+// pinNameless is for a file that is open for the last time, as fh, and may have lost
+// its last name: somebody may still have it by O_PATH.
+func (f *FS) pinNameless(n *node, fh uint64) {
+	o := f.files.get(fh)
+	u := f.path(n)
+	if o == nil || u.errno != 0 {
+		u.done()
+		return
+	}
+	defer func() { u.done() }()
+	var st unix.Stat_t
+	if errno := sys.Stat(u.fd, &st); errno != 0 || st.Nlink > 0 && f.mountOf(n) != nil || f.renames {
+		return
+	}
+	u = f.fds.lend(n, u)
+	f.fds.pin(n, o.uid)
+}

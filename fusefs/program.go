@@ -66,7 +66,7 @@ func (c *callers) openProgram(x cancel, in *fuse.OpenIn, out *fuse.OpenOut) fuse
 	if status != fuse.EACCES || !c.f.passExec {
 		return status
 	}
-	return c.as(&in.InHeader, func() fuse.Status { return fuse.Status(c.f.passProgram(n, out)) })
+	return c.as(&in.InHeader, func() fuse.Status { return fuse.Status(c.f.passProgram(n, &in.InHeader, out)) })
 }
 
 // modeReads tells whether the permission bits of a file let somebody read it.
@@ -82,29 +82,37 @@ func modeReads(who *sys.Creds, st *unix.Stat_t) bool {
 
 // passProgram answers with a passthrough file that is opened as who the thread is.
 // That is not possible while the file is open by requests.
-func (f *FS) passProgram(n *node, out *fuse.OpenOut) unix.Errno {
+func (f *FS) passProgram(n *node, h *fuse.InHeader, out *fuse.OpenOut) unix.Errno {
 	p := f.path(n)
 	if p.errno != 0 {
 		return p.errno
 	}
 	defer p.done()
-	fh, err := unix.FcntlInt(uintptr(p.fd), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return sys.Errno(err)
+	fd, errno := sys.Duplicate(p.fd)
+	if errno != 0 {
+		return errno
 	}
 	u := n.uses()
 	o := &u.open
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.count == 0 {
-		o.backing, _ = f.conn.RegisterBacking(fh)
+		o.backing, _ = f.conn.RegisterBacking(fd)
 		o.kept = false
 	}
 	if o.backing == 0 {
-		unix.Close(fh)
+		unix.Close(fd)
 		return unix.EACCES
 	}
-	out.Fh = uint64(fh) // O_PATH: the kernel asks for no data
+	uid := f.payer(h, f.files.crowded)
+	if !f.files.charge(uid) {
+		if o.count == 0 {
+			f.idle(n, o)
+		}
+		unix.Close(fd)
+		return unix.ENFILE
+	}
+	out.Fh = f.files.add(n, fd, unix.O_PATH, uid, true, true, true).handle // the kernel asks for no data
 	f.attach(n, u, unix.O_RDONLY, out)
 	return 0
 }

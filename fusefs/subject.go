@@ -24,7 +24,7 @@ type subject struct {
 // the server's user namespace, on the view side.
 func subjectOf(pid uint32) subject {
 	p := subject{fsuid: invalidID, fsgid: invalidID, dir: "/proc/" + strconv.FormatUint(uint64(pid), 10)}
-	text, err := os.ReadFile(p.dir + "/status")
+	text, err := sys.ReadFile(p.dir + "/status")
 	if err != nil {
 		return p
 	}
@@ -89,7 +89,7 @@ func (p *subject) capableOver(capability int, uid, gid uint32) bool {
 
 // maps reports whether a map of the process's user namespace has an id.
 func (p *subject) maps(file string, id uint32) bool {
-	text, err := os.ReadFile(p.dir + "/" + file)
+	text, err := sys.ReadFile(p.dir + "/" + file)
 	if err != nil || id == invalidID {
 		return false
 	}

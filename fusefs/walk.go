@@ -27,8 +27,16 @@ type step struct {
 // walk opens a node without a handle by its name, from the nearest of its parents that
 // has a descriptor or a handle. The parents are those of the last look-ups. Renames at
 // the source can have made a circle of them since: the node then is ESTALE, and so the
-// kernel looks its path up again.
+// kernel looks its path up again, unless it is an open file.
 func (f *FS) walk(n *node) use {
+	u := f.walkTo(n)
+	if u.errno == unix.ESTALE {
+		u.fd, u.errno = f.files.anyOf(n)
+	}
+	return u
+}
+
+func (f *FS) walkTo(n *node) use {
 	steps, dir := f.stepsTo(n)
 	for i := len(steps) - 1; i >= 0 && dir.errno == 0; i-- {
 		next := f.enter(dir.fd, steps[i], i < keptSteps)

@@ -22,6 +22,7 @@ type channel struct {
 type channels struct {
 	mu   sync.Mutex
 	idle map[*channel]struct{}
+	open int // those with a descriptor of their own
 }
 
 // takeChannel returns a channel for a thread. The device is opened anew if no idle
@@ -35,11 +36,13 @@ func (c *Conn) takeChannel() *channel {
 		ch.reader = true
 		return ch
 	}
-	fd, err := sys.FuseClone(c.fd)
-	if err != nil {
-		fd = c.fd // no descriptors left, or no /dev/fuse here: share the one that there is
+	if c.Channels == 0 || c.channels.open < c.Channels {
+		if fd, err := sys.FuseClone(c.fd); err == nil {
+			c.channels.open++
+			return &channel{fd: fd, own: true, reader: true}
+		}
 	}
-	return &channel{fd: fd, own: err == nil, reader: true}
+	return &channel{fd: c.fd, reader: true} // no descriptors left, or no /dev/fuse here
 }
 
 // leaveChannel is called by a thread that reads from a channel no more.
@@ -75,5 +78,6 @@ func (s *channels) closeUnused(ch *channel) {
 		return
 	}
 	delete(s.idle, ch)
+	s.open--
 	unix.Close(ch.fd)
 }

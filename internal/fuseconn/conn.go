@@ -31,6 +31,9 @@ type Conn struct {
 
 	// To be set before Serve.
 
+	// Channels is how many descriptors the threads may have for themselves; others
+	// share one. 0 is one for each.
+	Channels int
 	// Remote says that requests wait for others than this machine.
 	Remote bool
 	// Timeout is how old the kernel lets a request become, in seconds, before it aborts

@@ -45,16 +45,15 @@ func Reopen(fd, flags int) (int, unix.Errno) {
 }
 
 func openAt(dirfd uintptr, name *byte, flags int, mode uint32) (int, unix.Errno) {
-	for {
+	for p := (patience{}); ; {
 		fd, _, errno := unix.Syscall6(unix.SYS_OPENAT, dirfd, uintptr(unsafe.Pointer(name)),
 			uintptr(flags|unix.O_CLOEXEC|unix.O_LARGEFILE), uintptr(mode), 0, 0)
-		if errno == unix.EINTR {
-			continue
+		if errno == 0 {
+			return int(fd), 0
 		}
-		if errno != 0 {
+		if !p.again(&errno) {
 			return -1, errno
 		}
-		return int(fd), 0
 	}
 }
 

@@ -78,16 +78,15 @@ func OpenHandle(mountFd int, handle string, flags int) (int, unix.Errno) {
 	var h handleBuf
 	h.size = uint32(copy(h.data[:], handle[4:]))
 	h.typ = int32(binary.NativeEndian.Uint32([]byte(handle[:4])))
-	for {
+	for p := (patience{}); ; {
 		fd, _, errno := unix.Syscall(unix.SYS_OPEN_BY_HANDLE_AT, uintptr(mountFd), uintptr(unsafe.Pointer(&h)),
 			uintptr(flags|unix.O_CLOEXEC))
-		if errno == unix.EINTR {
-			continue
+		if errno == 0 {
+			return int(fd), 0
 		}
-		if errno != 0 {
+		if !p.again(&errno) {
 			return -1, errno
 		}
-		return int(fd), 0
 	}
 }
 
