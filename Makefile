@@ -87,7 +87,7 @@ conformance:
 	@./hack/setup.sh test
 	@totals=$$(mktemp); TMPDIR=/dev/shm IDMOUNT_CONFORMANCE=full IDMOUNT_CONFORMANCE_TOTALS=$$totals \
 		IDMOUNT_SOURCES=$(SOURCES) IDMOUNT_MAPS=$(MAPS) \
-		$(GO) test -count 1 -timeout 4h -run 'TestConformance$$' $(TESTFLAGS) ./internal/conformance; \
+		$(GO) test -count 1 -timeout 4h -run 'TestConformance$$|TestFewDescriptors$$' $(TESTFLAGS) ./internal/conformance; \
 	result=$$?; cat $$totals; rm -f $$totals; exit $$result
 
 # About half an hour for all of them; with IDMOUNT_KERNELS_CASES=all more than a day.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -64,6 +65,9 @@ func (p plan) fewDescriptors(t *testing.T, b *bench, limit int, backend string, 
 			if !p.full && i%10 != 0 {
 				continue
 			}
+			if group, _, _ := strings.Cut(s.Name, "/"); group == "kill" && limit < 256 && !opensByHandle(b.fstype) {
+				continue // dozens of files with set-id bits are open at a time, each of which takes a descriptor
+			}
 			callers := p.callers(i)
 			if !p.full {
 				callers = callers[i/10%len(callers):][:1]
@@ -80,6 +84,10 @@ func (p plan) fewDescriptors(t *testing.T, b *bench, limit int, backend string, 
 		s.check(t, limit)
 	}
 }
+
+// opensByHandle reports whether files of a source open by handle. Of others, the server
+// keeps those open that are read and written by requests.
+func opensByHandle(fstype string) bool { return fstype != "overlay" && fstype != "ramfs" }
 
 // limitedDaemon is a program that runs idmount with a limit on its descriptors.
 func limitedDaemon(t testing.TB, limit int) string {
