@@ -71,7 +71,8 @@
 // A node is identified by its file handle where the source can open files by
 // handle, and needs no descriptor: directories and files that are open or were of late
 // have one, as more is asked of them. Elsewhere (overlay, ramfs, FUSE) a node is
-// identified by device and inode number and held by an O_PATH descriptor; past
+// identified by device and inode number and held by an O_PATH descriptor. Before these
+// run short, the kernel is asked to forget nodes that nobody uses (pruner). Past
 // a budget, descriptors are closed and opened again by (parent, name), which is
 // checked against the identity; a file that was meanwhile renamed below the
 // mount then is ESTALE, which makes the kernel look it up again.
@@ -91,7 +92,7 @@
 // # Locks
 //
 // In this order, never the other way: watchGroup.dispatching, node.open, backings.mu,
-// fileLocks.sys, lockBooks.mu, openFiles.mu, shard.mu, table.mu, fdCache.mu,
+// fileLocks.sys, lockBooks.mu, openFiles.mu, shard.mu, table.mu, fdCache.mu, pruner.mu,
 // noticeQueue.mu. Apart from these: mounts.mu, watch.groupMu, watchGroups.mu or
 // watchGroup.mu. No system call that can block on the source is made under openFiles.mu
 // and what follows it. stream.mu comes before node.open, and streams.mu is taken with no

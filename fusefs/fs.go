@@ -85,6 +85,7 @@ type FS struct {
 	files     *openFiles
 	readers   int    // descriptors of the connection: see budget
 	notFull   func() // ends the calls of reclaim
+	pruner    pruner
 	locks     lockBooks
 
 	views      []*os.File  // besides source; see AddView
@@ -283,6 +284,7 @@ func (f *FS) start(dev *os.File) error {
 	if rings {
 		opts.ExtraCapabilities |= fuse.CAP_OVER_IO_URING
 	}
+	f.pruner.start(f)
 	f.watch.enable()
 	front := f.front()
 	protocol := fuse.NewProtocolServer(front, opts)
@@ -381,6 +383,7 @@ func (f *FS) close() { f.closing.Do(f.closeAll) }
 
 func (f *FS) closeAll() {
 	f.watch.close()
+	f.pruner.close()
 	f.streams.drop(nil)
 	f.locks.close()
 	f.backings.close()

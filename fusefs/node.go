@@ -202,6 +202,8 @@ type fdCache struct {
 	budget int
 	pins   pins
 	grown  bool // there is room for half of the budget
+
+	crowding func() // called with mu held when a node without a handle is added; see pruner
 }
 
 // fewDescriptors are as many as a process has room for from the start, with what
@@ -278,6 +280,9 @@ func (c *fdCache) adopt(n *node, fd int, g grade) int {
 	h.recent = true
 	fd = h.fd
 	closing = c.evict(c.budget, closing)
+	if c.crowding != nil && n.mountIndex() == noMount && len(c.ring) > c.prunedTo() {
+		c.crowding()
+	}
 	c.mu.Unlock()
 	for _, fd := range closing {
 		unix.Close(fd)

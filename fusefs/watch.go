@@ -213,7 +213,12 @@ func (w *watch) changed(m *mount, c *sys.Change) {
 			w.tell(notice{id: n.id, name: string(c.Name)})
 		}
 	}
-	if c.Mask&^names != 0 && len(c.File) > 0 {
+	if c.Mask&unix.FAN_DELETE != 0 && len(c.File) > 0 {
+		if n := w.known(m, c.File); n != nil {
+			w.fs.pruner.deleted(n, w.known(m, c.Dir), string(c.Name))
+		}
+	}
+	if c.Mask&(unix.FAN_ATTRIB|unix.FAN_MODIFY|unix.FAN_MOVE_SELF) != 0 && len(c.File) > 0 {
 		n := w.known(m, c.File)
 		// Nothing is kept of a file that is written through the mount,
 		// and each of those writes is an event.
@@ -222,6 +227,9 @@ func (w *watch) changed(m *mount, c *sys.Change) {
 		}
 		if c.Mask&unix.FAN_ATTRIB != 0 {
 			w.fs.dropBacking(n) // it may have no name any more
+			if n.isDir() && w.fs.unlinked(n) {
+				w.fs.pruner.deleted(n, nil, "") // by rename(2) of another to its name
+			}
 		}
 		if !w.isBehind() {
 			w.tell(notice{id: n.id, data: c.Mask&unix.FAN_MODIFY != 0})

@@ -67,6 +67,7 @@ func (w *watch) recover() {
 		if !w.catchUp(min(max(leastQuiet, quietPerWalk*took), CoherentBound)) {
 			return
 		}
+		w.fs.pruneDeleted() // what was deleted meanwhile
 		w.fs.log.Info("changes at the source are followed again", "source", w.fs.source.Name(), "invalidated in", took, "after", time.Since(began))
 	}
 }

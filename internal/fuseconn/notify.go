@@ -13,6 +13,7 @@ const (
 	notifyInvalEntry = 3 // FUSE_NOTIFY_INVAL_ENTRY
 	notifyRetrieve   = 5 // FUSE_NOTIFY_RETRIEVE
 	notifyIncEpoch   = 8 // FUSE_NOTIFY_INC_EPOCH, Linux 6.16
+	notifyPrune      = 9 // FUSE_NOTIFY_PRUNE, Linux 6.18
 
 	expireOnly = 1 // FUSE_EXPIRE_ONLY
 )
@@ -40,11 +41,22 @@ func (c *Conn) UnregisterBacking(id int32) unix.Errno {
 // if it knows nothing of it. Before Linux 6.2 it forgets the name altogether, so
 // that getcwd(2) fails in a directory that is in use.
 func (c *Conn) InvalidateEntry(parent uint64, name string) unix.Errno {
+	return c.invalidateEntry(parent, name, expireOnly)
+}
+
+// DropEntry has the kernel drop a name and what it has cached below. getcwd(2) then
+// fails in a directory that is in use, and what is mounted there is unmounted, as after
+// rmdir(2). ENOENT if the kernel knows nothing of it.
+func (c *Conn) DropEntry(parent uint64, name string) unix.Errno {
+	return c.invalidateEntry(parent, name, 0)
+}
+
+func (c *Conn) invalidateEntry(parent uint64, name string, flags uint32) unix.Errno {
 	// struct fuse_notify_inval_entry_out: parent, namelen, flags; the name and a zero byte
 	body := make([]byte, 16+len(name)+1)
 	binary.NativeEndian.PutUint64(body[0:], parent)
 	binary.NativeEndian.PutUint32(body[8:], uint32(len(name)))
-	binary.NativeEndian.PutUint32(body[12:], expireOnly)
+	binary.NativeEndian.PutUint32(body[12:], flags)
 	copy(body[16:], name)
 	return c.notify(notifyInvalEntry, body)
 }
@@ -64,6 +76,22 @@ func (c *Conn) InvalidateInode(id uint64, off, length int64) unix.Errno {
 // kernel can't.
 func (c *Conn) IncreaseEpoch() unix.Errno {
 	errno := c.notify(notifyIncEpoch, nil)
+	if errno == unix.EINVAL { // a kernel that does not know this code
+		errno = unix.ENOSYS
+	}
+	return errno
+}
+
+// Prune has the kernel forget those of the nodes that nothing refers to: no open file,
+// working directory or mount, and no cached name below. ENOSYS if the kernel can't.
+func (c *Conn) Prune(ids []uint64) unix.Errno {
+	// struct fuse_notify_prune_out: count, padding, spare; the ids
+	body := make([]byte, 16+8*len(ids))
+	binary.NativeEndian.PutUint32(body[0:], uint32(len(ids)))
+	for i, id := range ids {
+		binary.NativeEndian.PutUint64(body[16+8*i:], id)
+	}
+	errno := c.notify(notifyPrune, body)
 	if errno == unix.EINVAL { // a kernel that does not know this code
 		errno = unix.ENOSYS
 	}

@@ -31,7 +31,7 @@ type Change struct {
 	FSID uint64 // of the file system, as FSID returns it
 	Dir  []byte // the directory, of an event about a name
 	Name []byte // the name there
-	File []byte // the file or directory itself, of an event about one
+	File []byte // the file or directory itself; of an event about a name since Linux 5.17
 }
 
 // changeMask has what alters a name or an attribute. Reads alter the time of
@@ -43,7 +43,10 @@ const changeMask = unix.FAN_CREATE | unix.FAN_DELETE | unix.FAN_MOVED_FROM | uni
 func NewChanges() (*Changes, error) {
 	const flags = unix.FAN_CLASS_NOTIF | unix.FAN_CLOEXEC | unix.FAN_NONBLOCK |
 		unix.FAN_REPORT_FID | unix.FAN_REPORT_DIR_FID | unix.FAN_REPORT_NAME
-	fd, err := unix.FanotifyInit(flags, unix.O_RDONLY|unix.O_CLOEXEC)
+	fd, err := unix.FanotifyInit(flags|unix.FAN_REPORT_TARGET_FID, unix.O_RDONLY|unix.O_CLOEXEC)
+	if err == unix.EINVAL { // before Linux 5.17
+		fd, err = unix.FanotifyInit(flags, unix.O_RDONLY|unix.O_CLOEXEC)
+	}
 	if err != nil {
 		e := &Error{Op: "fanotify_init", Err: err}
 		if err == unix.EMFILE {
