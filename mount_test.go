@@ -315,7 +315,7 @@ func TestMountErrors(t *testing.T) {
 		{"no map", src, dst, idmount.Options{}, "no map"},
 		{"no source", dir + "/none", dst, idmount.Options{Map: m}, "source " + dir + "/none: no such file"},
 		{"no target", src, dir + "/none", idmount.Options{Map: m}, "target " + dir + "/none: no such file"},
-		{"source is a file", dir + "/file", dst, idmount.Options{Map: m}, "not a directory"},
+		{"source is a file", dir + "/file", dst, idmount.Options{Map: m}, "is no directory"},
 		{"target below source", src, src + "/sub", idmount.Options{Map: m}, "below the source"},
 		{"source below target", src + "/sub", src, idmount.Options{Map: m}, "below the target"},
 		{"option", src, dst, idmount.Options{Map: m, MountOptions: "ro,bogus"}, `"bogus"`},
