@@ -50,6 +50,7 @@ func TestFewDescriptors(t *testing.T) {
 func (p plan) fewDescriptors(t *testing.T, b *bench, limit int, backend string, report *Report) {
 	o := optionsFromEnv(t)
 	o.Map, o.Backend, o.Daemon = b.m.IDMap(t), idmount.Backend(backend), limitedDaemon(t, limit)
+	o.Stacking = "0" // passthrough wherever it is possible
 	var servers []*fewServer
 	b.each(t, func(w *worker) {
 		w.mount = testenv.Dir(t)
@@ -156,7 +157,7 @@ func TestUsersLeaveDescriptors(t *testing.T) {
 			t.Run(fstype+"/"+backend, func(t *testing.T) {
 				source, m := mounted(t, fstype), MapByName("identity")
 				mnt := testenv.Dir(t)
-				o := idmount.Options{Map: m.IDMap(t), Backend: idmount.Backend(backend), Daemon: limitedDaemon(t, limit)}
+				o := idmount.Options{Map: m.IDMap(t), Backend: idmount.Backend(backend), Daemon: limitedDaemon(t, limit), Stacking: "0"}
 				mounted, err := idmount.Mount(t.Context(), source, mnt, o)
 				if err != nil {
 					t.Fatal(err)
