@@ -19,29 +19,31 @@ func (f *FS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) f
 		return fuse.Status(u.errno)
 	}
 	defer u.done()
-	return f.attributes(n, u.fd, out)
+	return fuse.Status(f.attributes(n, u.fd, out, (*kernelCopy).sent))
 }
 
-// attributes answers with those of a node, of which fd is a descriptor.
-func (f *FS) attributes(n *node, fd int, out *fuse.AttrOut) fuse.Status {
+// attributes answers with those of a node, of which fd is a descriptor. note notes what
+// the kernel has then.
+func (f *FS) attributes(n *node, fd int, out *fuse.AttrOut, note func(*kernelCopy, uint64)) unix.Errno {
 	began := f.watch.begin(n.key)
 	var st unix.Stat_t
 	if errno := sys.Stat(fd, &st); errno != 0 {
-		return fuse.Status(errno)
+		return errno
 	}
 	if !n.is(st.Mode) {
 		if n != f.root {
-			return fuse.Status(unix.ESTALE)
+			return unix.ESTALE
 		}
 		st.Mode = unix.S_IFDIR // of a source that is no directory
 	}
 	f.own.attr(&st, n.tag, &out.Attr)
 	if f.assembling.Load() {
 		disguise(&out.Attr)
-		return fuse.OK
+		return 0
 	}
+	note(&n.attrs, n.fingerprint(st.Uid, st.Gid, st.Mode))
 	out.SetTimeout(f.attrValidity(n, st.Mode, began))
-	return fuse.OK
+	return 0
 }
 
 // SetAttr implements fuse.RawFileSystem. The kernel has decided whether the
@@ -67,20 +69,37 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 		return fuse.Status(u.errno)
 	}
 	defer u.done()
-	fd := u.fd
+	var st unix.Stat_t
+	if errno := sys.Stat(u.fd, &st); errno != 0 {
+		return fuse.Status(errno)
+	}
 	defer f.watch.disturb(n)
+	errno := f.setAttr(in, n, u.fd, uid, gid, &st)
+	if errno == 0 {
+		errno = f.attributes(n, u.fd, out, (*kernelCopy).replaced)
+	}
+	if errno == 0 {
+		n.acl.dropped()
+	}
+	return fuse.Status(errno)
+}
+
+// setAttr does what a SETATTR asks for. st is what the file was just now.
+func (f *FS) setAttr(in *fuse.SetAttrIn, n *node, fd int, uid, gid uint32, st *unix.Stat_t) unix.Errno {
+	if f.isJudged(in, st) && !f.isCurrent(&in.InHeader, n, fd, st) {
+		return f.setAttrAgain(in, n, fd, uid, gid, st)
+	}
 	owners := uid != invalidID || gid != invalidID
 	nothing := in.Valid&^fuse.FATTR_CTIME == 0 // with CacheExclusive the kernel says when
-	copied, was := false, uint32(0)
+	copied := false
+	if nothing && !f.mapped(st) && f.kernel.Flags&capKillprivV2 != 0 && !f.isCurrent(&in.InHeader, n, fd, st) {
+		return unix.EOVERFLOW // chown(-1, -1)
+	}
 	if owners || nothing {
-		var st unix.Stat_t
-		if errno := sys.Stat(fd, &st); errno != 0 {
-			return fuse.Status(errno)
-		}
-		may := f.mayChown(in.Pid, &st)
-		copied, was = owners && copiedUp(fd, &st), st.Mode
+		may := f.mayChown(in.Pid, st)
+		copied = owners && copiedUp(fd, st)
 		if owners && !may && !copied && f.kernel.Flags&capKillprivV2 != 0 {
-			return fuse.Status(unix.EPERM)
+			return unix.EPERM
 		}
 		// Nothing to set is chown(-1, -1), or a change of data that the kernel
 		// announces, and that clears the bits itself. The former does so only
@@ -89,54 +108,79 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 	}
 	if size, ok := in.GetSize(); ok {
 		if errno := f.truncate(n, fd, in, int64(size)); errno != 0 {
-			return fuse.Status(errno)
+			return errno
 		}
 	}
 	// The mode after the owners: a change of owners clears S_ISUID and S_ISGID
 	// of files, and the mode that the kernel sends along is what it wants then.
 	if owners {
-		errno := f.alter(in.Pid, fd, askOfChown, func() unix.Errno {
-			return f.keepFileCap(n, fd, func() unix.Errno { return sys.Chown(fd, uid, gid) })
-		})
+		errno := f.chown(in, n, fd, uid, gid, st)
 		if errno == 0 && copied {
-			errno = f.withSetID(true, func() unix.Errno { return sys.Chmod(fd, was&07777) })
+			errno = f.withSetID(true, func() unix.Errno { return sys.Chmod(fd, st.Mode&07777) })
 		}
 		if errno != 0 {
-			return fuse.Status(errno)
+			return errno
 		}
 	}
 	if mode, ok := in.GetMode(); ok && n.typ != unix.S_IFLNK {
-		// The kernel has cleared S_ISGID where the caller may not set it.
-		change := func() unix.Errno { return sys.Chmod(fd, mode&07777) }
-		var errno unix.Errno
+		if errno := f.chmod(in, fd, mode&07777, st); errno != 0 {
+			return errno
+		}
+	}
+	if ts, ok := timesOf(in); ok {
+		return sys.Utimes(fd, ts)
+	}
+	return 0
+}
+
+// chown changes the owners of a file. A change of the group alone, which is what
+// owners may, is made as the owner that the kernel has judged by.
+func (f *FS) chown(in *fuse.SetAttrIn, n *node, fd int, uid, gid uint32, st *unix.Stat_t) unix.Errno {
+	change := func() unix.Errno { return sys.Chown(fd, uid, gid) }
+	if uid == invalidID && gid != invalidID && !hasSetID(st.Mode) && f.actsAsOwners() {
+		a := f.owner(st.Uid, gid)
+		return f.confirmed(in, &a, fd, func() unix.Errno { return f.keepFileCap(n, fd, change) })
+	}
+	return f.alter(in.Pid, fd, askOfChown, func() unix.Errno { return f.keepFileCap(n, fd, change) })
+}
+
+// chmod changes the mode of a file. With set-id bits that is done as the owner, and in
+// the group, that the kernel has judged by: the source refuses it, or clears S_ISGID,
+// if the file has another owner or group by now.
+func (f *FS) chmod(in *fuse.SetAttrIn, fd int, mode uint32, st *unix.Stat_t) unix.Errno {
+	change := func() unix.Errno { return sys.Chmod(fd, mode) }
+	switch {
+	case !hasSetID(mode | st.Mode&unix.S_IFMT):
 		if mode&unix.S_ISGID != 0 {
-			errno = f.withSetID(true, change)
-		} else {
-			errno = change()
+			return f.withSetID(true, change)
 		}
-		if errno != 0 {
-			return fuse.Status(errno)
-		}
+		return change()
+	case in.Valid&(fuse.FATTR_UID|fuse.FATTR_GID) != 0 || !f.actsAsOwners():
+		return f.withSetID(mode&unix.S_ISGID != 0, change)
 	}
-	if in.Valid&(fuse.FATTR_ATIME|fuse.FATTR_MTIME) != 0 {
-		ts := [2]unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Nsec: unix.UTIME_OMIT}}
-		switch {
-		case in.Valid&fuse.FATTR_ATIME_NOW != 0:
-			ts[0].Nsec = unix.UTIME_NOW
-		case in.Valid&fuse.FATTR_ATIME != 0:
-			ts[0] = unix.Timespec{Sec: int64(in.Atime), Nsec: int64(in.Atimensec)}
-		}
-		switch {
-		case in.Valid&fuse.FATTR_MTIME_NOW != 0:
-			ts[1].Nsec = unix.UTIME_NOW
-		case in.Valid&fuse.FATTR_MTIME != 0:
-			ts[1] = unix.Timespec{Sec: int64(in.Mtime), Nsec: int64(in.Mtimensec)}
-		}
-		if errno := sys.Utimes(fd, &ts); errno != 0 {
-			return fuse.Status(errno)
-		}
+	a := f.owner(st.Uid, st.Gid)
+	return f.confirmed(in, &a, fd, change)
+}
+
+// timesOf are the times that a SETATTR sets.
+func timesOf(in *fuse.SetAttrIn) (*[2]unix.Timespec, bool) {
+	if in.Valid&(fuse.FATTR_ATIME|fuse.FATTR_MTIME) == 0 {
+		return nil, false
 	}
-	return f.attributes(n, fd, out)
+	ts := [2]unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Nsec: unix.UTIME_OMIT}}
+	switch {
+	case in.Valid&fuse.FATTR_ATIME_NOW != 0:
+		ts[0].Nsec = unix.UTIME_NOW
+	case in.Valid&fuse.FATTR_ATIME != 0:
+		ts[0] = unix.Timespec{Sec: int64(in.Atime), Nsec: int64(in.Atimensec)}
+	}
+	switch {
+	case in.Valid&fuse.FATTR_MTIME_NOW != 0:
+		ts[1].Nsec = unix.UTIME_NOW
+	case in.Valid&fuse.FATTR_MTIME != 0:
+		ts[1] = unix.Timespec{Sec: int64(in.Mtime), Nsec: int64(in.Mtimensec)}
+	}
+	return &ts, true
 }
 
 // truncate works by the caller's open file where there is one: to open it again
@@ -225,6 +269,7 @@ func (f *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse
 	if !n.is(uint32(st.Mode)) {
 		return fuse.Status(unix.ESTALE)
 	}
+	n.attrs.sent(n.fingerprint(st.Uid, st.Gid, uint32(st.Mode)))
 	out.Mask = st.Mask & mask
 	out.Blksize = st.Blksize
 	out.Nlink = st.Nlink

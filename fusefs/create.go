@@ -12,11 +12,12 @@ type creator struct {
 	creds sys.Creds
 	mode  uint32
 	pid   uint32
+	again bool // the source judges
 }
 
 // creator translates the caller and settles the mode of a new file in dir.
 // A caller whom the map does not have can own nothing: EOVERFLOW.
-func (f *FS) creator(h *fuse.InHeader, dirfd int, mode, umask uint32) (creator, unix.Errno) {
+func (f *FS) creator(h *fuse.InHeader, dir *node, dirfd int, mode, umask uint32) (creator, unix.Errno) {
 	uid, uok := f.own.diskUID(h.Uid)
 	gid, gok := f.own.diskGID(h.Gid)
 	if !uok || !gok {
@@ -27,10 +28,22 @@ func (f *FS) creator(h *fuse.InHeader, dirfd int, mode, umask uint32) (creator, 
 		mode:  mode,
 		pid:   h.Pid,
 	}
-	if mode&unix.S_ISGID != 0 {
-		c.creds.Caps = f.caps // the kernel has decided that it stays
+	var st unix.Stat_t
+	if errno := sys.Stat(dirfd, &st); errno != 0 {
+		return creator{}, errno
 	}
-	if f.remoteData && !f.asCallers {
+	a, errno := f.maker(h, dir, dirfd, &st)
+	if errno != 0 {
+		return creator{}, errno
+	}
+	c.again = a.kind == asCaller
+	switch {
+	case c.again:
+		c.creds.Caps, c.creds.Groups = a.creds.Caps, a.creds.Groups
+	case mode&unix.S_ISGID != 0:
+		f.keepSetgid(&c, &st)
+	}
+	if f.remoteData && !f.asCallers && !c.again {
 		c.creds.Groups = f.own.diskGroups(h.Pid) // its server knows no capability of ours
 	}
 	// The umask counts only where no default ACL takes its place. This process
@@ -40,17 +53,38 @@ func (f *FS) creator(h *fuse.InHeader, dirfd int, mode, umask uint32) (creator, 
 			c.mode &^= umask & 0777
 		}
 	}
-	if f.kernel.Flags&fuse.CAP_CREATE_SUPP_GROUP == 0 {
-		c.mode = f.stripSetgid(h, dirfd, gid, c.mode)
+	if f.kernel.Flags&fuse.CAP_CREATE_SUPP_GROUP == 0 && !c.again {
+		c.mode = f.stripSetgid(h, &st, gid, c.mode)
 	}
 	return c, 0
 }
 
-func (f *FS) as(c creator, fn func() unix.Errno) unix.Errno {
+// keepSetgid has a new file keep S_ISGID, as the kernel has decided by what st says of
+// the directory. If that has become another group's by now, the source clears the bit.
+func (f *FS) keepSetgid(c *creator, st *unix.Stat_t) {
+	if c.mode&unix.S_IFMT == unix.S_IFDIR || !f.actsAsOwners() {
+		c.creds.Caps = f.caps
+		return
+	}
+	c.creds.Caps = f.caps.Without(unix.CAP_FSETID)
+	c.creds.Groups = []uint32{}
+	if st.Mode&unix.S_ISGID != 0 {
+		c.creds.Groups = []uint32{st.Gid}
+	}
+}
+
+func (f *FS) as(c *creator, fn func() unix.Errno) unix.Errno {
 	if f.asCallers {
+		if c.again {
+			return sys.RunWithCaps(c.creds.Caps, f.caps, f.permitted, fn)
+		}
 		return fn() // the thread has the ids already, and groups as well
 	}
-	errno := c.creds.Run(f.base, f.permitted, fn)
+	base := f.base
+	if c.creds.Groups != nil {
+		base.Groups = f.groups
+	}
+	errno := c.creds.Run(base, f.permitted, fn)
 	if !noSpace(errno) || f.remoteData {
 		return errno
 	}
@@ -60,7 +94,7 @@ func (f *FS) as(c creator, fn func() unix.Errno) unix.Errno {
 		return errno
 	}
 	c.creds.Caps |= above
-	return c.creds.Run(f.base, f.permitted, fn)
+	return c.creds.Run(base, f.permitted, fn)
 }
 
 // stripSetgid does what older kernels leave to the file system below: an
@@ -68,13 +102,12 @@ func (f *FS) as(c creator, fn func() unix.Errno) unix.Errno {
 // is in the directory's group or has CAP_FSETID. Since Linux 6.0 the kernel
 // has done so before it asks us, and then this changes nothing. The file
 // system below can't: it sees a thread with CAP_FSETID and no groups.
-func (f *FS) stripSetgid(h *fuse.InHeader, dirfd int, gid, mode uint32) uint32 {
+func (f *FS) stripSetgid(h *fuse.InHeader, st *unix.Stat_t, gid, mode uint32) uint32 {
 	const both = unix.S_ISGID | unix.S_IXGRP
 	if mode&unix.S_IFMT == unix.S_IFDIR || mode&both != both {
 		return mode
 	}
-	var st unix.Stat_t
-	if sys.Stat(dirfd, &st) != 0 || st.Mode&unix.S_ISGID == 0 || st.Gid == gid {
+	if st.Mode&unix.S_ISGID == 0 || st.Gid == gid {
 		return mode
 	}
 	if group := f.own.viewGID(st.Gid); group != invalidID {
@@ -97,12 +130,12 @@ func (f *FS) make(h *fuse.InHeader, name string, mode, umask uint32, out *fuse.E
 		return fuse.Status(u.errno)
 	}
 	defer u.done()
-	c, errno := f.creator(h, u.fd, mode, umask)
+	c, errno := f.creator(h, dir, u.fd, mode, umask)
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
 	defer f.rewritten(dir)
-	if errno := f.as(c, func() unix.Errno { return call(u.fd, c.mode) }); errno != 0 {
+	if errno := f.as(&c, func() unix.Errno { return call(u.fd, c.mode) }); errno != 0 {
 		return fuse.Status(errno)
 	}
 	return fuse.Status(f.entry(dir, u.fd, name, out))
@@ -144,7 +177,7 @@ func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse
 		return fuse.Status(u.errno)
 	}
 	defer u.done()
-	c, errno := f.creator(&in.InHeader, u.fd, in.Mode|unix.S_IFREG, in.Umask)
+	c, errno := f.creator(&in.InHeader, dir, u.fd, in.Mode|unix.S_IFREG, in.Umask)
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
@@ -156,6 +189,7 @@ func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse
 	fd, errno := f.openNew(c, u.fd, name, f.newFlags(in.Flags)|unix.O_CREAT|unix.O_EXCL)
 	if errno == unix.EEXIST && in.Flags&unix.O_EXCL == 0 {
 		errno = unix.ESTALE
+		f.lateFinds.begin()
 	}
 	if errno == 0 {
 		errno = f.created(fd, &in.InHeader, in.Flags, dir, name, charged, out)
@@ -172,7 +206,7 @@ func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) 
 		return fuse.Status(u.errno)
 	}
 	defer u.done()
-	c, errno := f.creator(&in.InHeader, u.fd, in.Mode|unix.S_IFREG, in.Umask)
+	c, errno := f.creator(&in.InHeader, dir, u.fd, in.Mode|unix.S_IFREG, in.Umask)
 	if errno != 0 {
 		return fuse.Status(errno)
 	}
@@ -203,7 +237,7 @@ func (f *FS) chargeNew(h *fuse.InHeader, dir *node, byName bool) (charged, ok bo
 // openNew opens a file that flags make, as its creator.
 func (f *FS) openNew(c creator, dirfd int, name string, flags int) (fd int, errno unix.Errno) {
 	fd = -1
-	errno = f.as(c, func() (errno unix.Errno) {
+	errno = f.as(&c, func() (errno unix.Errno) {
 		fd, errno = sys.OpenAt(dirfd, name, flags, c.mode&07777)
 		return errno
 	})

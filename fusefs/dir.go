@@ -212,6 +212,13 @@ func (f *FS) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse
 		}
 		return fuse.Status(errno)
 	}
+	if errno := f.mayOpen(n, d.fd, in); errno != 0 {
+		d.close()
+		if keep {
+			f.files.uncharge(uid)
+		}
+		return fuse.Status(errno)
+	}
 	d.charged, d.uid = keep, uid
 	out.Fh = f.streams.add(d)
 	closeStreams(f.streams.rest(d))

@@ -66,6 +66,14 @@
 // passthrough it does so for everyone: a file that has the bits when it is
 // opened is therefore read and written by requests.
 //
+// # Judging again
+//
+// The kernel decides by what it has of an inode, which the source may have changed a
+// moment ago. Each node has a fingerprint of the owners, the mode and the ACL that the
+// kernel has (kernelCopy). A request that the kernel has judged by them is compared with
+// what the file has now. If that differs, the call is made with the rights of the caller,
+// and the source's kernel decides (rejudge.go).
+//
 // # Inodes
 //
 // A node is identified by its file handle where the source can open files by
@@ -93,7 +101,7 @@
 //
 // In this order, never the other way: watchGroup.dispatching, node.open, backings.mu,
 // fileLocks.sys, lockBooks.mu, openFiles.mu, shard.mu, table.mu, fdCache.mu, pruner.mu,
-// noticeQueue.mu. Apart from these: mounts.mu, watch.groupMu, watchGroups.mu or
+// noticeQueue.mu, lateFinds.mu. Apart from these: mounts.mu, watch.groupMu, watchGroups.mu or
 // watchGroup.mu. No system call that can block on the source is made under openFiles.mu
 // and what follows it. stream.mu comes before node.open, and streams.mu is taken with no
 // other lock but that.

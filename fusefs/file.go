@@ -35,16 +35,24 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 		// them here would act on this machine's.
 		return fuse.Status(unix.ENXIO)
 	}
-	if f.openLate(n, in, out) {
+	late, errno := f.openLate(n, in, out)
+	if errno != 0 {
+		return fuse.Status(errno)
+	}
+	if late {
 		n.openedBy(in.Pid)
 		return fuse.OK
 	}
 	flags := f.reopenFlags(n, in.Flags)
 	fd, errno := f.openUnlessLeased(n, flags)
-	if errno == 0 && in.Flags&unix.O_DIRECT != 0 {
+	if errno != 0 {
+		return fuse.Status(errno)
+	}
+	if errno = f.mayOpen(n, fd, in); errno == 0 && in.Flags&unix.O_DIRECT != 0 {
 		errno = takesDirect(fd)
 	}
 	if errno != 0 {
+		unix.Close(fd)
 		return fuse.Status(errno)
 	}
 	if errno := f.opened(n, fd, &in.InHeader, in.Flags, payOrFail, out); errno != 0 {
@@ -95,8 +103,8 @@ func (f *FS) breakLeases(n *node, fd int) (done func(), errno unix.Errno) {
 	return none, 0 // truncate(2) says what is wrong
 }
 
-// takesDirect closes fd if its file system has no O_DIRECT: the kernel, when it
-// opens the file again for passthrough, would make that an EIO.
+// takesDirect reports whether the file system of fd has O_DIRECT: if not, the kernel,
+// when it opens the file again for passthrough, would make that an EIO.
 func takesDirect(fd int) unix.Errno {
 	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
 	if err == nil {
@@ -104,9 +112,6 @@ func takesDirect(fd int) unix.Errno {
 	}
 	if err == nil {
 		_, err = unix.FcntlInt(uintptr(fd), unix.F_SETFL, flags)
-	}
-	if err != nil {
-		unix.Close(fd)
 	}
 	return sys.Errno(err)
 }

@@ -86,6 +86,7 @@ type FS struct {
 	readers   int    // descriptors of the connection: see budget
 	notFull   func() // ends the calls of reclaim
 	pruner    pruner
+	lateFinds lateFinds
 	locks     lockBooks
 
 	views      []*os.File  // besides source; see AddView
@@ -100,6 +101,7 @@ type FS struct {
 	ownMount        bool
 	caps, permitted sys.CapSet
 	base            sys.Creds
+	groups          []uint32 // of the server's threads
 
 	conn        *fuseconn.Conn
 	kernel      fuseconn.Init
@@ -188,15 +190,16 @@ func New(source *os.File, o Options) (*FS, error) {
 		f.passExec = false
 	}
 	f.canBeNobody = f.canBecome(nobody)
+	groups, err := os.Getgroups()
+	if err != nil {
+		return nil, err
+	}
+	f.groups = make([]uint32, 0, len(groups))
+	for _, g := range groups {
+		f.groups = append(f.groups, uint32(g))
+	}
 	if o.AsCallers || f.remoteData {
-		groups, err := os.Getgroups()
-		if err != nil {
-			return nil, err
-		}
-		f.base.Groups = make([]uint32, 0, len(groups))
-		for _, g := range groups {
-			f.base.Groups = append(f.base.Groups, uint32(g))
-		}
+		f.base.Groups = f.groups
 	}
 	if f.cache.Mode == CacheCoherent {
 		f.watch = newWatch(f)
@@ -388,6 +391,7 @@ func (f *FS) closeAll() {
 	f.locks.close()
 	f.backings.close()
 	f.files.shut()
+	f.lateFinds.close()
 	f.mounts.close()
 	f.notFull()
 	f.fds.mu.Lock()

@@ -52,9 +52,16 @@ func (f *FS) Ioctl(_ <-chan struct{}, in *fuse.IoctlIn, inbuf []byte, out *fuse.
 		if errno := f.maySetFlags(in, fd, inbuf); errno != 0 {
 			return fuse.Status(errno)
 		}
+		var st unix.Stat_t
+		a, errno := f.changer(&in.InHeader, n, fd, &st)
+		if errno != 0 {
+			return fuse.Status(errno)
+		}
 		copy(arg[:], inbuf)
-		_, errno := sys.Ioctl(fd, in.Cmd, arg[:])
-		return fuse.Status(errno)
+		return fuse.Status(f.by(&a, func() unix.Errno {
+			_, errno := sys.Ioctl(fd, in.Cmd, arg[:])
+			return errno
+		}))
 	}
 	return fuse.Status(unix.ENOTTY)
 }

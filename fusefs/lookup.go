@@ -100,6 +100,7 @@ func (f *FS) intern(fd int, parent *node, name string, out *fuse.EntryOut) (*nod
 func (f *FS) describe(n *node, st *unix.Stat_t, out *fuse.EntryOut) {
 	out.NodeId = n.id
 	out.Generation = 1
+	n.shown(st)
 	f.own.attr(st, n.tag, &out.Attr)
 }
 
@@ -188,7 +189,12 @@ func (f *FS) entry(dir *node, dirfd int, name string, out *fuse.EntryOut) unix.E
 func (f *FS) find(dir *node, dirfd int, name string, out *fuse.EntryOut) unix.Errno {
 	began := f.watch.begin(dir.key)
 	f.doubt(dirfd, name)
-	errno := f.internName(dirfd, name, out)
+	var errno unix.Errno
+	if f.lateFinds.active() {
+		errno = f.findLate(dir, dirfd, name, out)
+	} else {
+		errno = f.internName(dirfd, name, out)
+	}
 	if errno == unix.EAGAIN {
 		var fd int
 		if fd, errno = openPath(dirfd, name); errno == 0 {

@@ -12,15 +12,15 @@ import (
 
 // Unlink implements fuse.RawFileSystem.
 func (f *FS) Unlink(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
-	return f.remove(h, name, 0)
+	return f.unlink(h, name, 0)
 }
 
 // Rmdir implements fuse.RawFileSystem.
 func (f *FS) Rmdir(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
-	return f.remove(h, name, unix.AT_REMOVEDIR)
+	return f.unlink(h, name, unix.AT_REMOVEDIR)
 }
 
-func (f *FS) remove(h *fuse.InHeader, name string, flags int) fuse.Status {
+func (f *FS) unlink(h *fuse.InHeader, name string, flags int) fuse.Status {
 	if !validName(name) {
 		return fuse.Status(unix.EINVAL)
 	}
@@ -29,13 +29,19 @@ func (f *FS) remove(h *fuse.InHeader, name string, flags int) fuse.Status {
 		return fuse.Status(u.errno)
 	}
 	defer u.done()
+	r := remover{n: 1}
+	r.places[0] = place{dir: dir, fd: u.fd, name: name}
+	if errno := f.mayRemove(h, &r); errno != 0 {
+		return fuse.Status(errno)
+	}
+	remove := func() unix.Errno { return sys.Unlink(u.fd, name, flags) }
 	v := f.victim(dir, u.fd, name, flags&unix.AT_REMOVEDIR != 0)
 	defer f.rewritten(dir)
-	errno := sys.Unlink(u.fd, name, flags)
+	errno := f.remove(h, &r, remove)
 	for pause := time.Millisecond; errno == unix.ENOTEMPTY && pause < 50*time.Millisecond && f.remoteData && onlySilly(u.fd, name); pause *= 2 {
 		// What has just been closed is told, and deleted, a moment later.
 		time.Sleep(pause)
-		errno = sys.Unlink(u.fd, name, flags)
+		errno = f.remove(h, &r, remove)
 	}
 	f.lostName(&v, h, dir, name, errno)
 	if errno == 0 {
@@ -74,7 +80,7 @@ func (f *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.Ent
 	if f.own.unmapped(in.Owner) {
 		return fuse.Status(unix.EOVERFLOW)
 	}
-	_, from := f.pathOf(in.Oldnodeid)
+	old, from := f.pathOf(in.Oldnodeid)
 	if from.errno != 0 {
 		return fuse.Status(from.errno)
 	}
@@ -84,9 +90,14 @@ func (f *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.Ent
 		return fuse.Status(u.errno)
 	}
 	defer u.done()
+	a, errno := f.linker(&in.InHeader, old, from.fd, dir, u.fd)
+	if errno != 0 {
+		return fuse.Status(errno)
+	}
 	defer f.rewritten(dir)
-	if err := unix.Linkat(from.fd, "", u.fd, name, unix.AT_EMPTY_PATH); err != nil {
-		return fuse.Status(sys.Errno(err))
+	// By the entry in /proc that takes no CAP_DAC_READ_SEARCH.
+	if errno := f.by(&a, func() unix.Errno { return sys.Link(from.fd, u.fd, name, a.kind == asServer) }); errno != 0 {
+		return fuse.Status(errno)
 	}
 	return fuse.Status(f.entry(dir, u.fd, name, out))
 }
@@ -106,8 +117,16 @@ func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName strin
 		return fuse.Status(to.errno)
 	}
 	defer to.done()
+	r := remover{n: 2}
+	r.places[0] = place{dir: oldDir, fd: from.fd, name: oldName}
+	r.places[1] = place{dir: newDir, fd: to.fd, name: newName, new: in.Flags&unix.RENAME_NOREPLACE != 0}
+	if errno := f.mayRemove(&in.InHeader, &r); errno != 0 {
+		return fuse.Status(errno)
+	}
 	rename := func() unix.Errno {
-		return sys.Errno(unix.Renameat2(from.fd, oldName, to.fd, newName, uint(in.Flags)))
+		return f.remove(&in.InHeader, &r, func() unix.Errno {
+			return sys.Errno(unix.Renameat2(from.fd, oldName, to.fd, newName, uint(in.Flags)))
+		})
 	}
 	if f.own.unmapped(in.Owner) && in.Flags&unix.RENAME_EXCHANGE == 0 {
 		// It makes a name that was not there, as a new file would.
@@ -130,11 +149,7 @@ func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName strin
 	defer f.rewritten(newDir)
 	var errno unix.Errno
 	if in.Flags&unix.RENAME_WHITEOUT != 0 {
-		// The whiteout that stays behind is a new file of the caller's.
-		var c creator
-		if c, errno = f.creator(&in.InHeader, from.fd, 0, 0); errno == 0 {
-			errno = f.as(c, rename)
-		}
+		errno = f.renameWhiteout(in, &r, oldDir, from.fd, rename)
 	} else {
 		errno = rename()
 	}
@@ -151,6 +166,19 @@ func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName strin
 		f.moved(oldDir, from.fd, oldName)
 	}
 	return fuse.OK
+}
+
+// renameWhiteout is rename that leaves a new file of the caller's behind.
+func (f *FS) renameWhiteout(in *fuse.RenameIn, r *remover, oldDir *node, dirfd int, rename func() unix.Errno) unix.Errno {
+	if r.kind == asCaller {
+		return rename()
+	}
+	r.actor = actor{}
+	c, errno := f.creator(&in.InHeader, oldDir, dirfd, 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return f.as(&c, rename)
 }
 
 // Readlink implements fuse.RawFileSystem.

@@ -13,14 +13,16 @@ import (
 	"github.com/idmount/idmount/internal/sys"
 )
 
-// node is a file that the kernel knows. There may be millions, so it is small:
-// one field more would make it a third larger.
+// node is a file that the kernel knows. There may be millions, so it is small, and
+// fills its size class: one field more would make it a quarter larger.
 type node struct {
 	id  uint64
 	key string // identity: see keyBuf
 
 	held  *held // nil if it never had a descriptor; guarded by fdCache.mu
 	usage atomic.Pointer[usage]
+
+	attrs, acl kernelCopy // of the owners and the mode, and of the access ACL
 
 	refs uint32 // the kernel's look-ups; guarded by shard.mu
 	tag  uint16 // of its device, for inode numbers
@@ -431,7 +433,7 @@ func (f *FS) path(n *node) use {
 		return use{fd: fd, n: n, shared: &f.fds}
 	}
 	if m := f.mountOf(n); m != nil {
-		fd, errno := sys.OpenHandle(m.fd, n.handle(), unix.O_PATH|unix.O_NOFOLLOW)
+		fd, errno := f.openHandle(m, n, unix.O_PATH|unix.O_NOFOLLOW)
 		if errno != 0 {
 			return use{fd: -1, errno: errno}
 		}
@@ -513,7 +515,7 @@ func (f *FS) pathOf(id uint64) (*node, use) {
 // reopen opens n for input, output or both.
 func (f *FS) reopen(n *node, flags int) (int, unix.Errno) {
 	if m := f.mountOf(n); m != nil {
-		return sys.OpenHandle(m.fd, n.handle(), flags)
+		return f.openHandle(m, n, flags)
 	}
 	u := f.path(n)
 	if u.errno != 0 {

@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"hash/maphash"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -71,6 +72,7 @@ type notice struct {
 	id    uint64
 	name  string // "" is the node's attributes
 	data  bool   // and what it has cached of the data
+	attrs bool   // its owners or its mode may have changed
 	tries int
 }
 
@@ -232,7 +234,10 @@ func (w *watch) changed(m *mount, c *sys.Change) {
 			}
 		}
 		if !w.isBehind() {
-			w.tell(notice{id: n.id, data: c.Mask&unix.FAN_MODIFY != 0})
+			w.tell(notice{id: n.id, data: c.Mask&unix.FAN_MODIFY != 0, attrs: c.Mask&unix.FAN_ATTRIB != 0})
+			if c.Mask&unix.FAN_ATTRIB != 0 && len(c.Name) > 0 {
+				w.expireName(m, c)
+			}
 		}
 	}
 }
@@ -255,6 +260,46 @@ func (w *watch) tell(n notice) {
 	}
 }
 
+// Stale attributes are asked for where the kernel checks permissions. Where it checks
+// for the owner, as in chmod(2), it goes by the owner that it has. So the name by which
+// a file was changed expires too: whoever comes by it has it looked up, and the kernel
+// then has the new owner.
+
+// expireName has the name of an event about a file's attributes looked up again.
+func (w *watch) expireName(m *mount, c *sys.Change) {
+	var room keyBuf
+	if dir := w.fs.nodes.find(room.ofHandle(m, c.Dir)); dir != nil {
+		w.tell(notice{id: dir.id, name: string(c.Name), attrs: true})
+	}
+}
+
+// expireDirectory is expireName for a directory, of which the event has no name.
+func (w *watch) expireDirectory(id uint64) {
+	f := w.fs
+	n := f.nodes.get(id)
+	if n == nil || !n.isDir() || f.kernel.Flags&capExpireOnly == 0 {
+		return
+	}
+	u := f.path(n)
+	if u.errno != 0 {
+		return
+	}
+	defer u.done()
+	var st unix.Stat_t
+	if sys.Stat(u.fd, &st) != 0 || n.attrs.is(n.fingerprint(st.Uid, st.Gid, st.Mode)) {
+		return
+	}
+	path, err := sys.PathOf(u.fd)
+	parent, errno := openPath(u.fd, "..")
+	if err != nil || errno != 0 {
+		return
+	}
+	defer unix.Close(parent)
+	if dir := f.withHandle(parent, ""); dir != nil {
+		f.conn.InvalidateEntry(dir.id, filepath.Base(path))
+	}
+}
+
 func (w *watch) send() {
 	defer w.running.Done()
 	for {
@@ -272,7 +317,7 @@ func (w *watch) notify(n notice) {
 		if w.fs.kernel.Flags&capExpireOnly == 0 {
 			return // no name is kept
 		}
-		if w.fs.conn.InvalidateEntry(n.id, n.name) == 0 {
+		if w.fs.conn.InvalidateEntry(n.id, n.name) == 0 || n.attrs {
 			return
 		}
 		// It does not know the name, and leaves the directory as it was.
@@ -283,6 +328,9 @@ func (w *watch) notify(n notice) {
 		off = 0
 	}
 	if w.fs.conn.InvalidateInode(n.id, off, 0) != unix.ENOENT {
+		if n.attrs {
+			w.expireDirectory(n.id)
+		}
 		return
 	}
 	if n.tries++; n.tries < watchTries && w.fs.nodes.get(n.id) != nil {

@@ -35,15 +35,23 @@ func (f *FS) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, dest []b
 	if !carried(name) {
 		return 0, fuse.Status(unix.EOPNOTSUPP)
 	}
-	_, u := f.pathOf(h.NodeId)
+	node, u := f.pathOf(h.NodeId)
 	if u.errno != 0 {
 		return 0, fuse.Status(u.errno)
 	}
 	defer u.done()
+	if strings.HasPrefix(name, userSpace) {
+		if errno := f.mayReadAttribute(h, node, u.fd); errno != 0 {
+			return 0, fuse.Status(errno)
+		}
+	}
 	if f.own.relay || !isACL(name) && name != xattrFileCap {
 		n, errno := sys.GetXattr(u.fd, name, dest)
 		if errno == unix.EOPNOTSUPP && isACL(name) {
 			errno = unix.ENODATA
+		}
+		if name == xattrAccessACL && len(dest) > 0 && (errno == 0 || errno == unix.ENODATA) {
+			node.acl.sent(node.fingerprintACL(dest[:n]))
 		}
 		return answer(n, errno)
 	}
@@ -60,6 +68,9 @@ func (f *FS) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, dest []b
 		// The kernel asks for ACLs before every access check, and EOPNOTSUPP
 		// would fail it: a source without ACLs has none on this file.
 		errno = unix.ENODATA
+	}
+	if name == xattrAccessACL && len(dest) > 0 && (errno == 0 || errno == unix.ENODATA) {
+		node.acl.sent(node.fingerprintACL(raw[:n]))
 	}
 	if errno != 0 {
 		return 0, fuse.Status(errno)
@@ -102,6 +113,14 @@ func (f *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, value
 		return fuse.Status(u.errno)
 	}
 	defer u.done()
+	var st unix.Stat_t
+	a, errno := f.changer(&in.InHeader, n, u.fd, &st)
+	if a.kind == asCaller && !f.mapped(&st) {
+		errno = unix.EPERM
+	}
+	if errno != 0 {
+		return fuse.Status(errno)
+	}
 	if !f.own.relay {
 		var err error
 		switch {
@@ -109,6 +128,9 @@ func (f *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, value
 			value, err = idmap.DiskACL(f.own.m, value)
 		case name == xattrFileCap && len(value) > 0: // the kernel stores an empty one
 			value, err = idmap.DiskFileCap(f.own.m, value)
+		}
+		if err != nil && a.kind == asCaller && name == xattrFileCap && !a.creds.Caps.Has(unix.CAP_SETFCAP) {
+			return fuse.Status(unix.EPERM)
 		}
 		if err != nil {
 			if !errors.Is(err, idmap.ErrUnmapped) && !errors.Is(err, idmap.ErrMalformed) {
@@ -118,12 +140,14 @@ func (f *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, value
 		}
 	}
 	defer f.watch.disturb(n)
+	if name == xattrAccessACL {
+		defer n.acl.dropped()
+	}
 	set := func() unix.Errno { return sys.SetXattr(u.fd, name, value, int(in.Flags)) }
+	if a.kind == asCaller {
+		return fuse.Status(f.by(&a, func() unix.Errno { return f.changeXattr(n, name, set) }))
+	}
 	if name == xattrAccessACL && in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0 {
-		var st unix.Stat_t
-		if errno := sys.Stat(u.fd, &st); errno != 0 {
-			return fuse.Status(errno)
-		}
 		return fuse.Status(f.asStranger(&st, false, set))
 	}
 	if name == xattrAccessACL {
@@ -142,14 +166,27 @@ func (f *FS) RemoveXAttr(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.
 		return fuse.Status(u.errno)
 	}
 	defer u.done()
+	var st unix.Stat_t
+	a, errno := f.changer(h, n, u.fd, &st)
+	if name == xattrFileCap {
+		a = actor{} // the kernel removes it for whoever changes the data
+	}
+	if a.kind == asCaller && !f.mapped(&st) {
+		errno = unix.EPERM
+	}
+	if errno != 0 {
+		return fuse.Status(errno)
+	}
 	defer f.watch.disturb(n)
+	if name == xattrAccessACL {
+		defer n.acl.dropped()
+	}
 	remove := func() unix.Errno { return sys.RemoveXattr(u.fd, name) }
+	if a.kind == asCaller {
+		return fuse.Status(f.by(&a, func() unix.Errno { return f.changeXattr(n, name, remove) }))
+	}
 	if name == xattrAccessACL {
 		// On tmpfs this clears S_ISGID as setting one does, and no flag says for whom.
-		var st unix.Stat_t
-		if errno := sys.Stat(u.fd, &st); errno != 0 {
-			return fuse.Status(errno)
-		}
 		if st.Mode&unix.S_ISGID != 0 {
 			caller := subjectOf(h.Pid)
 			if f.mayKeepGroup(&caller, &st) {
@@ -223,7 +260,10 @@ func listXattrs(fd int) ([]byte, unix.Errno) {
 	return raw[:n], 0
 }
 
-const trustedSpace = "trusted."
+const (
+	trustedSpace = "trusted."
+	userSpace    = "user."
+)
 
 // hasTrusted reports whether a list has a name in trusted.*.
 func hasTrusted(list []byte) bool {

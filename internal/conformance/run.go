@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -90,8 +91,23 @@ func (b *bench) runIn(dir string, w *worker, s *Scenario, caller, mnt string) (R
 		return nil, fmt.Errorf("prepare %s: %w", s.Name, d.Err)
 	}
 	seen := filepath.Join(mnt, filepath.Base(dir))
+	q := caseRequest{Scenario: s.Name, Map: b.m.Name, Caller: caller, Dir: seen}
+	if s.Before != nil {
+		q.Before = true
+		if err := w.agents[caller].Call("conformance", q, nil); err != nil {
+			return nil, err
+		}
+		q.Before = false
+	}
+	if s.Change != nil {
+		s.Change(d)
+		if d.Err != nil {
+			return nil, fmt.Errorf("change %s: %w", s.Name, d.Err)
+		}
+		time.Sleep(w.noticed)
+	}
 	var r Result
-	if err := w.agents[caller].Call("conformance", caseRequest{s.Name, b.m.Name, caller, seen}, &r); err != nil {
+	if err := w.agents[caller].Call("conformance", q, &r); err != nil {
 		return nil, err
 	}
 	var disk Result

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -17,6 +18,10 @@ type Scenario struct {
 	// Setup prepares the directory of the case, which is there already with
 	// owner AA and mode 0777.
 	Setup func(*Disk)
+	// Change, if not nil, changes the directory of the case on the source, as root, when
+	// the caller has been there already: Before is what it did, in the agent.
+	Before func(*Env)
+	Change func(*Disk)
 	// Op is what the caller does. It runs in the agent.
 	Op func(*Env)
 	// Slow ones are left out of a quick run.
@@ -32,6 +37,7 @@ type Env struct {
 	seen   map[string]int
 	counts map[string]int
 	fds    []int
+	lost   bool // it could not enter the directory
 }
 
 // Did records the outcome of one call.
@@ -111,7 +117,11 @@ func (e *Env) id(role byte, view func(*Map, byte) uint32) int {
 // caseRequest asks an agent to run one case.
 type caseRequest struct {
 	Scenario, Map, Caller, Dir string
+	Before                     bool // Before alone, or else Op
 }
+
+// begun is the case of an agent whose Before has been run.
+var begun *Env
 
 // runHandler is what agents run, by the name "conformance".
 func runHandler(arg json.RawMessage) (any, error) {
@@ -119,16 +129,28 @@ func runHandler(arg json.RawMessage) (any, error) {
 	if err := json.Unmarshal(arg, &q); err != nil {
 		return nil, err
 	}
-	s := scenarioByName[q.Scenario]
+	s := scenarioByName[strings.TrimSuffix(q.Scenario, " (unchanged)")]
 	if s == nil {
 		return nil, fmt.Errorf("no scenario %q", q.Scenario)
 	}
 	m := MapByName(q.Map)
-	e := &Env{Map: m, Caller: CallerByName(q.Caller).Make(m), seen: map[string]int{}}
-	unix.Umask(0)
-	if err := unix.Chdir(q.Dir); err != nil {
-		e.Did("enter the directory", err)
-	} else {
+	e := begun
+	begun = nil
+	if e == nil {
+		e = &Env{Map: m, Caller: CallerByName(q.Caller).Make(m), seen: map[string]int{}}
+		unix.Umask(0)
+		if err := unix.Chdir(q.Dir); err != nil {
+			e.Did("enter the directory", err)
+			e.lost = true
+		}
+	}
+	if q.Before {
+		if begun = e; !e.lost {
+			s.Before(e)
+		}
+		return Result(nil), nil
+	}
+	if !e.lost {
 		s.Op(e)
 	}
 	for _, fd := range e.fds {
@@ -152,7 +174,7 @@ var Scenarios = func() []*Scenario {
 	} {
 		all = append(all, group...)
 	}
-	for _, s := range all {
+	for _, s := range slices.Concat(all, ChangedScenarios) {
 		if scenarioByName[s.Name] != nil {
 			panic("conformance: two scenarios " + s.Name)
 		}

@@ -263,7 +263,7 @@ func underSubmounts(t *testing.T, agents map[string]*testenv.Agent, m *Map, s *S
 	for _, c := range Callers {
 		dir := filepath.Join(mnt, c.Name)
 		var r Result
-		if err := agents[c.Name].Call("conformance", caseRequest{s.Name, m.Name, c.Name, dir}, &r); err != nil {
+		if err := agents[c.Name].Call("conformance", caseRequest{Scenario: s.Name, Map: m.Name, Caller: c.Name, Dir: dir}, &r); err != nil {
 			t.Fatalf("caller %s: %v", c.Name, err)
 		}
 		r.snapshot("root sees", dir)

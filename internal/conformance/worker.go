@@ -3,6 +3,7 @@ package conformance
 import (
 	"runtime"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -17,6 +18,8 @@ type worker struct {
 	cpu    int
 	agents map[string]*testenv.Agent
 	mount  string // by the backend in question
+
+	noticed time.Duration // from a Change to what the caller does then
 }
 
 // maxWorkers bounds the agents: each worker has a dozen.

@@ -1,6 +1,7 @@
 package sys
 
 import (
+	"os"
 	"strconv"
 	"unsafe"
 
@@ -69,9 +70,12 @@ func GrowDescriptors(fd, n int) {
 
 // MayExecute asks whether the thread, with its file system ids, may execute what
 // the descriptor fd refers to (faccessat2(2), Linux 5.8; before it answers ENOSYS).
-func MayExecute(fd int) unix.Errno {
+func MayExecute(fd int) unix.Errno { return MayAccess(fd, unix.X_OK) }
+
+// MayAccess is MayExecute for any of unix.R_OK, W_OK and X_OK.
+func MayAccess(fd int, mode uint32) unix.Errno {
 	for {
-		err := unix.Faccessat2(fd, "", unix.X_OK, unix.AT_EMPTY_PATH|unix.AT_EACCESS)
+		err := unix.Faccessat2(fd, "", mode, unix.AT_EMPTY_PATH|unix.AT_EACCESS)
 		if err != unix.EINTR {
 			return toErrno(err)
 		}
@@ -98,6 +102,16 @@ func Mkdir(dirfd int, name string, mode uint32) unix.Errno {
 	}
 	_, _, errno = unix.Syscall(unix.SYS_MKDIRAT, uintptr(dirfd), uintptr(unsafe.Pointer(p)), uintptr(mode))
 	return errno
+}
+
+// Link makes another name of what the descriptor fd refers to. To do so by the
+// descriptor takes CAP_DAC_READ_SEARCH, which the thread has if privileged is set;
+// otherwise it is done by the entry in /proc.
+func Link(fd, dirfd int, name string, privileged bool) unix.Errno {
+	if privileged {
+		return toErrno(unix.Linkat(fd, "", dirfd, name, unix.AT_EMPTY_PATH))
+	}
+	return toErrno(unix.Linkat(unix.AT_FDCWD, procFd(fd), dirfd, name, unix.AT_SYMLINK_FOLLOW))
 }
 
 // Stat is fstat(2), which takes O_PATH descriptors as well.
@@ -190,6 +204,9 @@ func ListXattr(fd int, dest []byte) (int, unix.Errno) {
 func RemoveXattr(fd int, name string) unix.Errno {
 	return toErrno(unix.Removexattr(procFd(fd), name))
 }
+
+// PathOf returns the path of what the descriptor fd refers to, as this process sees it.
+func PathOf(fd int) (string, error) { return os.Readlink(procFd(fd)) }
 
 // Readlink reads a symbolic link that fd, opened with O_PATH|O_NOFOLLOW,
 // refers to.
