@@ -369,6 +369,46 @@ func TestMountEndsWithItsNamespace(t *testing.T) {
 	}
 }
 
+// In a container, submounts of /dev may be locked, and device nodes mounts of their own.
+func TestOwnRootInContainer(t *testing.T) {
+	testenv.RequireRoot(t)
+	// A new /dev, from the nodes of the old one.
+	const dev = `mount -t tmpfs -o mode=0755 tmpfs /mnt; mkdir /mnt/shm; mount -t tmpfs tmpfs /mnt/shm
+		for node in null zero random urandom fuse; do : >/mnt/$node; mount --bind /dev/$node /mnt/$node; done
+		mount --move /mnt /dev
+		`
+	// The owner of a user namespace can't take apart what he finds mounted.
+	const locked = `unshare -Urm --propagation unchanged bash -c '"$IDMOUNT" mount --json --map b:0:0:1 --backend translate "$SOURCE" "$TARGET"; exec cat'`
+	for name, script := range map[string]string{
+		"nodes":          dev + `"$IDMOUNT" mount --json --map b:0:0:1 --backend translate "$SOURCE" "$TARGET"`,
+		"user namespace": locked,
+		"both":           dev + locked,
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, holder, end := inNamespace(t, script, testenv.Source(t, "tmpfs"), testenv.Dir(t))
+			if len(m.Warnings) != 0 {
+				t.Errorf("warnings %q", m.Warnings)
+			}
+			if ours, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", m.PID)); ours == "" {
+				t.Error("the server has ended")
+			} else if its, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", holder)); its == ours {
+				t.Errorf("the server is in the namespace %s of the mount", its)
+			}
+			for path, want := range map[string]uint64{
+				"fd/0": unix.Mkdev(1, 3), "root/dev/fuse": unix.Mkdev(10, 229),
+			} {
+				var st unix.Stat_t
+				err := unix.Stat(fmt.Sprintf("/proc/%d/%s", m.PID, path), &st)
+				if err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != want {
+					t.Errorf("%s: mode %o, device %#x, %v; want %#x", path, st.Mode, st.Rdev, err, want)
+				}
+			}
+			end()
+			testenv.WaitFor(t, "the server runs", func() bool { return ended(m.PID) })
+		})
+	}
+}
+
 // A server that is told to end unmounts in a namespace that it is not in.
 func TestServerEndsInOtherNamespace(t *testing.T) {
 	testenv.RequireRoot(t)

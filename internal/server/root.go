@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/idmount/idmount/internal/mounts"
 	"github.com/idmount/idmount/internal/sys"
 )
 
@@ -24,6 +25,9 @@ var kept = []struct {
 	{StateDir, false},
 	{"/run/systemd/journal", false},
 }
+
+// keptNodes are files of /dev. In a container each can be a mount on an empty file.
+var keptNodes = []string{"/dev/null", "/dev/fuse", "/dev/log"}
 
 // StateDir has a file for each FUSE mount that is served, named after its device,
 // with the id of the process that serves it.
@@ -73,11 +77,33 @@ func EnterOwnRoot() error {
 			return err
 		}
 	}
+	nodes, err := mountedNodes()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, f := range nodes {
+			f.Close()
+		}
+	}()
 	if err := unix.Mount("idmount", root, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0755,size=64k"); err != nil {
 		return &sys.Error{Op: "mount", Path: root, Detail: "tmpfs", Err: err}
 	}
+	// Else a recursive bind of the directory below would have the new root on it.
+	if err := unix.Mount("", root, "", unix.MS_UNBINDABLE, ""); err != nil {
+		return &sys.Error{Op: "mount", Path: root, Detail: "unbindable", Err: err}
+	}
 	for _, f := range all {
-		if err := bind(f.fd, filepath.Join(root, f.path)); err != nil {
+		at := filepath.Join(root, f.path)
+		if err := os.MkdirAll(at, 0o755); err != nil {
+			return err
+		}
+		if err := bind(f.fd, at); err != nil {
+			return err
+		}
+	}
+	for _, f := range nodes {
+		if err := bind(int(f.Fd()), filepath.Join(root, f.Name())); err != nil {
 			return err
 		}
 	}
@@ -87,11 +113,33 @@ func EnterOwnRoot() error {
 	return useOwnNull()
 }
 
-// bind mounts the directory of a descriptor at a new directory.
-func bind(fd int, at string) error {
-	if err := os.MkdirAll(at, 0o755); err != nil {
-		return err
+// mountedNodes opens those of keptNodes that are mounts.
+func mountedNodes() (nodes []*os.File, err error) {
+	dev, err := os.OpenFile("/dev", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
 	}
+	defer dev.Close()
+	on, err := mounts.ID(dev)
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range keptNodes {
+		f, err := os.OpenFile(path, unix.O_PATH|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			continue
+		}
+		if id, err := mounts.ID(f); err != nil || id == on {
+			f.Close()
+			continue
+		}
+		nodes = append(nodes, f)
+	}
+	return nodes, nil
+}
+
+// bind mounts what a descriptor refers to at a path.
+func bind(fd int, at string) error {
 	from := "/proc/self/fd/" + strconv.Itoa(fd)
 	// Without the mounts below, which would be kept busy. In a namespace of a user
 	// namespace they can't be left behind, since they may cover something.
