@@ -19,6 +19,7 @@ import (
 	"github.com/idmount/idmount"
 	"github.com/idmount/idmount/detect"
 	"github.com/idmount/idmount/idmap"
+	"github.com/idmount/idmount/internal/sys"
 	"github.com/idmount/idmount/internal/testenv"
 	"github.com/idmount/idmount/native"
 )
@@ -243,6 +244,46 @@ func TestUnmountBesideHiddenMount(t *testing.T) {
 		if err := idmount.Unmount(target, false); err != nil {
 			t.Errorf("the directory is there again: %v: %v", left, err)
 			unix.Unmount(target, unix.MNT_DETACH)
+		}
+	}
+}
+
+// A mount in a directory that this process may not search, as root may not on NFS with
+// root_squash and in a user namespace, is in nobody's way.
+func TestUnmountBesidePrivateMount(t *testing.T) {
+	testenv.RequireRoot(t)
+	for _, private := range []string{"private", "private/deeper"} {
+		dir := testenv.Source(t, "tmpfs")
+		for _, d := range []string{"source", "target", private + "/other"} {
+			if err := os.MkdirAll(dir+"/"+d, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		testenv.Mount(t, "tmpfs", dir+"/"+private+"/other", "")
+		if err := unix.Chmod(dir, 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chown(dir+"/private", 1000, 1000); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(dir+"/private", 0o700); err != nil {
+			t.Fatal(err)
+		}
+		o := idmount.Options{Map: idmap.Identity(), Backend: idmount.Native}
+		if _, err := idmount.Mount(t.Context(), dir+"/source", dir+"/target", o); err != nil {
+			t.Fatal(err)
+		}
+		base, permitted, err := sys.ThreadCaps()
+		if err != nil {
+			t.Fatal(err)
+		}
+		sys.RunWithCaps(base.Without(unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH), base, permitted, func() unix.Errno {
+			err = idmount.Unmount(dir+"/target", false)
+			return 0
+		})
+		if err != nil {
+			t.Errorf("%s: %v", private, err)
+			unix.Unmount(dir+"/target", unix.MNT_DETACH)
 		}
 	}
 }

@@ -276,9 +276,10 @@ func (p *place) pin(all []*mountinfo.Info, m *mountinfo.Info) (pins []*os.File, 
 				at.close()
 				err = errMoved
 			}
-			if hidden(all, other) {
+			if err == unix.EACCES || hidden(all, other) {
 				// It can't be reached to be pinned. Only another namespace, in which
-				// root has uncovered it, could bring it to the name.
+				// root has uncovered it, could bring it to the name; or the owner of a
+				// directory that is closed to this process, whose mount it then is.
 				continue
 			}
 			return pins, err
@@ -289,6 +290,9 @@ func (p *place) pin(all []*mountinfo.Info, m *mountinfo.Info) (pins []*os.File, 
 		}
 		f, err := openPath(int(at.dir.Fd()), at.name, unix.O_NOFOLLOW)
 		at.close()
+		if err == unix.EACCES {
+			continue // as above
+		}
 		if err != nil {
 			return pins, err
 		}
