@@ -105,7 +105,7 @@ func TestServerInheritsNothing(t *testing.T) {
 		cd `+other+`; exec 7<. 8>pipe 9>lock; flock 9; umask 077; export SECRET=1
 		trap '' TERM INT USR1
 		ulimit -S -n 64; ulimit -S -f 1; ulimit -S -t 5
-		exec nice -n 7 ionice -c 3 chrt -b 0 taskset -c 0 setarch -R \
+		exec nice -n 7 ionice -c 3 chrt -b 0 taskset -c 0 setarch -R setpriv --groups 4,5 \
 			"$IDMOUNT" mount --json --backend translate --map b:0:0:65536 "$SOURCE" "$TARGET"`, source, target)
 
 	lock, err := os.Open(other + "/lock")
@@ -148,7 +148,7 @@ func TestServerInheritsNothing(t *testing.T) {
 	}
 	got := status(t, m.PID, "status")
 	for name, want := range map[string]string{
-		"Umask": "0000", "CapInh": "0000000000000000", "CapAmb": "0000000000000000", "CapBnd": got["CapPrm"],
+		"Umask": "0000", "Groups": "", "CapInh": "0000000000000000", "CapAmb": "0000000000000000", "CapBnd": got["CapPrm"],
 	} {
 		if got[name] != want {
 			t.Errorf("%s is %s, want %s", name, got[name], want)
@@ -366,6 +366,19 @@ func TestMountEndsWithItsNamespace(t *testing.T) {
 				})
 			})
 		})
+	}
+}
+
+// Without space for its entry, a server leaves no part of one, nor one of an earlier
+// mount of the same device.
+func TestNoSpaceForState(t *testing.T) {
+	testenv.RequireRoot(t)
+	m, holder, _ := inNamespace(t, `mkdir -p /run/idmount; mount -t tmpfs -o size=4k,mode=0755 tmpfs /run/idmount
+		head -c 4096 /dev/zero >/run/idmount/full
+		"$IDMOUNT" mount --json --map b:0:0:1 --backend translate "$SOURCE" "$TARGET"`, testenv.Source(t, "tmpfs"), testenv.Dir(t))
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/root/run/idmount", holder))
+	if err != nil || len(entries) != 1 {
+		t.Errorf("server %d has left %v, %v", m.PID, entries, err)
 	}
 }
 

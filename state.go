@@ -94,6 +94,8 @@ func writeState(device uint64, r record) stateFile {
 	// Readers see all of it or nothing.
 	text := fmt.Appendf(nil, "%d\n%s\n", os.Getpid(), line)
 	if os.WriteFile(path+".new", text, 0o644) != nil || os.Rename(path+".new", path) != nil {
+		os.Remove(path + ".new")
+		os.Remove(path) // of an earlier mount
 		return ""
 	}
 	return stateFile(path)

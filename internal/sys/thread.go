@@ -29,9 +29,9 @@ func OnOwnThread(fn func()) {
 
 // ResetThread gives the calling thread what a thread of a freshly booted system
 // has: an empty signal mask, the default scheduling policy, niceness, I/O priority,
-// memory policy, timer slack and personality, and the processors of process 1. A process
-// that is forked from the thread inherits all of it. The error names what could not be
-// reset; everything else has been.
+// memory policy, timer slack and personality, no supplementary groups, and the
+// processors of process 1. A process that is forked from the thread inherits all of it.
+// The error names what could not be reset; everything else has been.
 func ResetThread() error {
 	var failed []error
 	try := func(what string, err error) {
@@ -56,6 +56,10 @@ func ResetThread() error {
 	raw("prctl (timer slack)", unix.SYS_PRCTL, unix.PR_SET_TIMERSLACK, slack, 0)
 	const personalityLinux = 0
 	raw("personality", unix.SYS_PERSONALITY, personalityLinux, 0, 0)
+	// Where setgroups(2) is denied, as in many user namespaces, they stay.
+	if errno := setgroups(nil); errno != 0 && errno != unix.EPERM {
+		try("setgroups", errno)
+	}
 	return errors.Join(failed...)
 }
 
