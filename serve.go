@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strconv"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"github.com/idmount/idmount/fusefs"
@@ -32,7 +33,7 @@ type request struct {
 	NoPass  bool           `json:"no_passthrough,omitempty"`
 	Callers bool           `json:"callers,omitempty"` // CallerAccess
 	Narrow  uint64         `json:"narrow,omitempty"`  // MOUNT_ATTR_* of the submounts
-	Split   bool           `json:"split,omitempty"`   // submounts become mounts of their own
+	Split   bool           `json:"split,omitempty"`   // submounts, if any, become mounts of their own
 	Native  bool           `json:"native,omitempty"`  // then: by the kernel where it can
 	Access  Access         `json:"access,omitempty"`  // then: what was asked for, of submounts
 
@@ -132,36 +133,41 @@ func (r *request) openSource(source *os.File, recursive bool) (err error) {
 	if errors.Is(err, unix.ENOSYS) {
 		// Without a clone the mounts below the source are always seen.
 		r.source = source
-		r.Narrow, _, err = attrsBelow(source)
-		return err
+		return r.narrow(source)
 	}
 	defer source.Close()
 	if err != nil {
 		return err
 	}
-	r.Cloned = true
+	r.Cloned, r.Split = true, recursive && isDir(source)
 	if recursive {
-		if r.Narrow, r.Split, err = attrsBelow(source); err != nil {
+		if err := r.narrow(source); err != nil {
 			return err
 		}
 	}
 	return r.prepareClone(recursive)
 }
 
-// attrsBelow returns the attributes that any mount below the source has and
-// that the kernel, not the server, enforces on a FUSE mount. Where one FUSE mount
-// shows all of them, all of it gets them: a set-user-ID program or a device node of
-// a nosuid, nodev submount must not work.
-func attrsBelow(source *os.File) (attrs uint64, any bool, err error) {
-	below, err := mounts.Below(source)
-	if err != nil {
-		return 0, false, fmt.Errorf("mount %s: list the mounts below: %w", source.Name(), err)
-	}
+// enforced returns the attributes that any of the mounts below a source has and that
+// the kernel, not the server, enforces on a FUSE mount. Where one FUSE mount shows all of
+// them, all of it gets them: a set-user-ID program or a device node of a nosuid, nodev
+// submount must not work.
+func enforced(below []*mountinfo.Info) (attrs uint64) {
 	for _, m := range below {
 		attrs |= attrsOf(m)
 	}
-	const enforced = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC | unix.MOUNT_ATTR_NOSYMFOLLOW
-	return attrs & enforced, len(below) > 0, nil
+	return attrs & (unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC | unix.MOUNT_ATTR_NOSYMFOLLOW)
+}
+
+// narrow sets Narrow by what is mounted below the source now. The clone may have other
+// mounts, which attachTree lists.
+func (r *request) narrow(source *os.File) error {
+	below, err := mounts.Below(source)
+	if err != nil {
+		return fmt.Errorf("mount %s: list the mounts below: %w", source.Name(), err)
+	}
+	r.Narrow = enforced(below)
+	return nil
 }
 
 // prepareClone applies the mount options to the server's copy, so that they
@@ -364,8 +370,11 @@ func (r *request) start(logger *slog.Logger) (*view, error) {
 		return r.startOne(logger)
 	}
 	v, cause := r.attachTree(logger)
-	if cause == nil {
+	switch {
+	case cause == nil:
 		return v, nil
+	case errors.Is(cause, errOneMount):
+		return r.startOne(logger)
 	}
 	logger.Warn("one FUSE mount shows all submounts", "source", r.Source, "cause", cause)
 	v, err := r.startOne(logger)

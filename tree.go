@@ -1,6 +1,7 @@
 package idmount
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -62,6 +63,9 @@ type fuseGroup struct {
 	device       uint64
 }
 
+// errOneMount says that there is nothing below the source.
+var errOneMount = errors.New("no submounts")
+
 // attachTree attaches a view of the source whose mounts are separate ones.
 //
 // If that can't be done, the cause is returned as why, nothing is attached, and the
@@ -74,6 +78,7 @@ func (r *request) attachTree(logger *slog.Logger) (v *view, why error) {
 		if b.tree, err = mounttree.Open(r.source); err != nil {
 			return err
 		}
+		r.Narrow = enforced(b.tree.Below)
 		// Attached, the source's mounts come apart when this namespace ends.
 		whole, err := sys.OpenTreeAt(r.source, "", unix.OPEN_TREE_CLONE|unix.AT_RECURSIVE|unix.AT_EMPTY_PATH)
 		if err != nil {
@@ -81,9 +86,17 @@ func (r *request) attachTree(logger *slog.Logger) (v *view, why error) {
 		}
 		r.source.Close()
 		r.source = whole
+		if len(b.tree.Below) == 0 {
+			return errOneMount
+		}
 		tree, err = b.build()
 		return err
 	})
+	if b.tree == nil {
+		// The clone may have mounts that nobody has listed. fusermount(1) and fstab(5) let
+		// users mount with these flags alone.
+		r.Narrow |= unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
+	}
 	if tree != nil {
 		defer tree.Close()
 	}

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -20,6 +22,7 @@ import (
 	"github.com/idmount/idmount"
 	"github.com/idmount/idmount/detect"
 	"github.com/idmount/idmount/idmap"
+	"github.com/idmount/idmount/internal/sys"
 	"github.com/idmount/idmount/internal/testenv"
 )
 
@@ -379,4 +382,58 @@ func TestManySubmounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("unmounted after %v", time.Since(began))
+}
+
+// A user who may mount (fuse.conf, fstab) mounts and unmounts below the source all the
+// time: what the kernel does not let his mount do can't be done at the target either.
+func TestSubmountThatComesAndGoes(t *testing.T) {
+	testenv.RequireRoot(t)
+	source := testenv.Source(t, "tmpfs")
+	other := testenv.Source(t, "tmpfs")
+	if err := os.Mkdir(source+"/sub", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, other+"/file", "text")
+	var stop atomic.Bool
+	var done sync.WaitGroup
+	done.Go(func() {
+		for !stop.Load() {
+			tree, err := sys.OpenTree(other, unix.OPEN_TREE_CLONE)
+			if err == nil {
+				err = sys.MountSetattr(tree, "", 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV})
+			}
+			if err == nil {
+				err = sys.MoveMount(tree, source+"/sub")
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			tree.Close()
+			unix.Unmount(source+"/sub", unix.MNT_DETACH)
+		}
+	})
+	defer done.Wait()
+	defer stop.Store(true)
+	seen := 0
+	for try := 0; try < 40 || seen == 0 && try < 1000; try++ {
+		target := testenv.Dir(t)
+		o := idmount.Options{Map: idmap.Identity(), Backend: idmount.Translate, Recursive: true, Daemon: testenv.Binary(t)}
+		if _, err := idmount.Mount(t.Context(), source, target, o); err != nil {
+			continue // a mount went while it was looked at
+		}
+		var st unix.Statfs_t
+		if _, err := os.Stat(target + "/sub/file"); err == nil {
+			seen++
+			if err := unix.Statfs(target+"/sub", &st); err != nil || st.Flags&unix.ST_NOSUID == 0 || st.Flags&unix.ST_NODEV == 0 {
+				t.Errorf("flags %#x, %v: neither nosuid nor nodev", st.Flags, err)
+			}
+		}
+		if err := idmount.Unmount(target, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if seen == 0 {
+		t.Error("the submount was never seen")
+	}
 }

@@ -25,7 +25,8 @@ type Mount struct {
 
 // Tree is a tree of mounts in the mount namespace of a Private function.
 type Tree struct {
-	Mounts []*Mount // those that can be seen, parents first
+	Mounts []*Mount          // those that can be seen, parents first
+	Below  []*mountinfo.Info // all but the top, seen or not
 
 	slash *os.File
 	seen  []int // what Assemble has opened of the new tree
@@ -80,6 +81,7 @@ func (t *Tree) list(tree *os.File) error {
 	if err != nil {
 		return err
 	}
+	t.Below = below
 	known := map[int]*Mount{}
 	covered := map[int]*mountinfo.Info{}
 	for _, info := range append([]*mountinfo.Info{top}, below...) {
