@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -89,7 +90,7 @@ func StartAgent(t testing.TB, c Caller) *Agent {
 		t.Fatal(err)
 	}
 	cmd := agentCommand(string(spec), c.Namespaces, inR, outW)
-	err = cmd.Start()
+	err = onLastingThread(cmd.Start)
 	inR.Close()
 	outW.Close()
 	if err != nil {
@@ -109,6 +110,27 @@ func StartAgent(t testing.TB, c Caller) *Agent {
 		t.Fatalf("agent %s: %v", spec, err)
 	}
 	return a
+}
+
+// lastingThread runs functions on a thread that ends with the process.
+var lastingThread = sync.OnceValue(func() chan<- func() {
+	calls := make(chan func())
+	go func() {
+		runtime.LockOSThread()
+		for call := range calls {
+			call()
+		}
+	}()
+	return calls
+})
+
+// onLastingThread is for what must outlive other threads: Pdeathsig comes when the
+// thread ends that has started a process, and Go ends threads that goroutines have
+// locked.
+func onLastingThread(fn func() error) error {
+	result := make(chan error)
+	lastingThread() <- func() { result <- fn() }
+	return <-result
 }
 
 // blockingPipe is a pipe that the runtime's poller has no part in. A reader

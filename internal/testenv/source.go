@@ -162,9 +162,10 @@ func Unmount(t testing.TB, target string) {
 	t.Helper()
 	var err error
 	// A FUSE server closes its descriptors below a moment after it is gone.
+	failed := t.Failed() // then what keeps it busy may never go
 	Becomes(func() bool {
 		err = unix.Unmount(target, unix.UMOUNT_NOFOLLOW)
-		return err != unix.EBUSY
+		return err != unix.EBUSY || failed
 	})
 	if err != nil {
 		t.Errorf("umount %s: %v", target, err)
