@@ -200,13 +200,18 @@ func (e *existing) otherFlag(o mntopt.Options, source *os.File) (string, error) 
 	return "", nil
 }
 
-// flagsOf returns the MOUNT_ATTR_* of a mount in the mount table.
+// flagsOf returns the MOUNT_ATTR_* of a mount in the mount table. The table names every
+// kind of access time but strictatime.
 func flagsOf(m *mountinfo.Info) uint64 {
 	l, err := mntopt.ParseHelper(m.Options, mntopt.User, true)
 	if err != nil {
 		return 0
 	}
-	return l.Mount.Set
+	flags := l.Mount.Set
+	if l.Mount.Clear&unix.MOUNT_ATTR__ATIME == 0 {
+		flags |= unix.MOUNT_ATTR_STRICTATIME
+	}
+	return flags
 }
 
 // flagText says which of bits are set in have and which not, as options.

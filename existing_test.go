@@ -134,3 +134,43 @@ func TestSameMountOfReadOnlySource(t *testing.T) {
 		}
 	}
 }
+
+// A remount keeps the kind of access time, as `mount -o remount,bind` does, and the same
+// mount is known by it.
+func TestKindsOfAccessTime(t *testing.T) {
+	testenv.RequireRoot(t)
+	source := testenv.Source(t, "tmpfs")
+	for _, backend := range []Backend{Native, Relay, Translate} {
+		for _, kind := range []string{"strictatime", "relatime", "noatime", "strictatime,nodiratime"} {
+			target := testenv.Dir(t)
+			o := Options{Map: idmap.Identity(), Backend: backend, Daemon: testenv.Binary(t), MountOptions: kind}
+			_, err := Mount(context.Background(), source, target, o)
+			if errors.Is(err, detect.ErrUnsupported) {
+				testenv.Skip(t, testenv.NeedKernel, err.Error())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			flags := func() int64 {
+				var st unix.Statfs_t
+				if err := unix.Statfs(target, &st); err != nil {
+					t.Fatal(err)
+				}
+				return st.Flags
+			}
+			before := flags()
+			if _, err := Mount(context.Background(), source, target, o); !errors.Is(err, ErrMounted) {
+				t.Errorf("%s, %s: once more: %v, want that it is mounted", backend, kind, err)
+			}
+			if err := Remount("", target, Options{MountOptions: "remount,nosuid"}); err != nil {
+				t.Error(err)
+			}
+			if after, want := flags(), before|unix.ST_NOSUID; after != want {
+				t.Errorf("%s, %s: flags %#x after a remount, want %#x", backend, kind, after, want)
+			}
+			if err := Unmount(target, false); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}

@@ -429,30 +429,9 @@ func isDir(f *os.File) bool {
 
 // attrsOf returns the MOUNT_ATTR_* of a mount, read-only also where the file system is.
 func attrsOf(m *mountinfo.Info) uint64 {
-	var attrs uint64
-	for option := range strings.SplitSeq(m.Options, ",") {
-		switch option {
-		case "ro":
-			attrs |= unix.MOUNT_ATTR_RDONLY
-		case "nosuid":
-			attrs |= unix.MOUNT_ATTR_NOSUID
-		case "nodev":
-			attrs |= unix.MOUNT_ATTR_NODEV
-		case "noexec":
-			attrs |= unix.MOUNT_ATTR_NOEXEC
-		case "nosymfollow":
-			attrs |= unix.MOUNT_ATTR_NOSYMFOLLOW
-		case "noatime":
-			attrs |= unix.MOUNT_ATTR_NOATIME
-		case "nodiratime":
-			attrs |= unix.MOUNT_ATTR_NODIRATIME
-		}
-	}
+	attrs := flagsOf(m)
 	if strings.HasPrefix(m.VFSOptions+",", "ro,") {
 		attrs |= unix.MOUNT_ATTR_RDONLY
-	}
-	if attrs&unix.MOUNT_ATTR_NOATIME == 0 && !strings.Contains(","+m.Options+",", ",relatime,") {
-		attrs |= unix.MOUNT_ATTR_STRICTATIME
 	}
 	return attrs
 }
