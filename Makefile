@@ -59,8 +59,8 @@ build:
 	CGO_ENABLED=0 $(GO) build -tags urfave_cli_no_docs -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/idmount ./cmd/idmount
 
 # What is tested here needs neither root nor a mount.
-CHECKED := ./idmap ./detect ./fusefs ./bench ./cmd/idmount ./internal/archtest ./internal/fuseconn \
-	./internal/mntopt ./internal/mounts ./internal/ownmap ./internal/treecmp
+CHECKED := ./idmap ./detect ./fusefs ./bench ./cmd/idmount ./internal/test/archtest ./internal/fuseconn \
+	./internal/mntopt ./internal/mounts ./internal/ownmap ./internal/test/treecmp
 
 check: lint
 	IDMOUNT_CHECK=1 $(GO) test -short -timeout 10m $(TESTFLAGS) $(CHECKED)
@@ -87,7 +87,7 @@ conformance:
 	@./hack/setup.sh test
 	@totals=$$(mktemp); TMPDIR=/dev/shm IDMOUNT_CONFORMANCE=full IDMOUNT_CONFORMANCE_TOTALS=$$totals \
 		IDMOUNT_SOURCES=$(SOURCES) IDMOUNT_MAPS=$(MAPS) \
-		$(GO) test -count 1 -timeout 4h -run 'TestConformance$$|TestFewDescriptors$$' $(TESTFLAGS) ./internal/conformance; \
+		$(GO) test -count 1 -timeout 4h -run 'TestConformance$$|TestFewDescriptors$$' $(TESTFLAGS) ./internal/test/conformance; \
 	result=$$?; cat $$totals; rm -f $$totals; exit $$result
 
 # About half an hour for all of them; with IDMOUNT_KERNELS_CASES=all more than a day.
@@ -97,7 +97,7 @@ test-kernels:
 	@./hack/need-root.sh 'make test-kernels'
 	@./hack/setup.sh test
 	IDMOUNT_KERNELS=$(KERNELS) IDMOUNT_KERNELS_WRITE=$(if $(filter all,$(KERNELS)),1) \
-		$(GO) test -count 1 -v -run 'TestKernels|TestNFS|TestQuota|TestRing' -timeout $(if $(filter all,$(IDMOUNT_KERNELS_CASES)),0,90m) ./internal/kernels
+		$(GO) test -count 1 -v -run 'TestKernels|TestNFS|TestQuota|TestRing' -timeout $(if $(filter all,$(IDMOUNT_KERNELS_CASES)),0,90m) ./internal/test/kernels
 
 demo: build
 	@./hack/need-root.sh 'make demo'
@@ -121,8 +121,8 @@ soak:
 	@./hack/need-root.sh 'make soak'
 	@./hack/setup.sh soak
 	TMPDIR=/dev/shm SOAKTIME=$(SOAKTIME) SOAKSEED=$(SOAKSEED) SOAKBACKEND=$(SOAKBACKEND) SOAKCACHE=$(SOAKCACHE) \
-		$(GO) test -count 1 -timeout 0 -v -run 'TestRandom|TestScript' $(TESTFLAGS) ./internal/differential
-	TMPDIR=/dev/shm IDMOUNT_CLIENTS=long $(GO) test -count 1 -timeout 60m -v $(TESTFLAGS) ./internal/clients
+		$(GO) test -count 1 -timeout 0 -v -run 'TestRandom|TestScript' $(TESTFLAGS) ./internal/test/differential
+	TMPDIR=/dev/shm IDMOUNT_CLIENTS=long $(GO) test -count 1 -timeout 60m -v $(TESTFLAGS) ./internal/test/clients
 
 race:
 	@./hack/need-root.sh 'make race'

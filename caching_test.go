@@ -13,7 +13,7 @@ import (
 	"github.com/idmount/idmount"
 	"github.com/idmount/idmount/detect"
 	"github.com/idmount/idmount/fusefs"
-	"github.com/idmount/idmount/internal/testenv"
+	"github.com/idmount/idmount/internal/test/testenv"
 )
 
 // What a mount says of its cache is what the server does, and detect knows it before.

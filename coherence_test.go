@@ -14,7 +14,7 @@ import (
 	"github.com/idmount/idmount"
 	"github.com/idmount/idmount/fusefs"
 	"github.com/idmount/idmount/idmap"
-	"github.com/idmount/idmount/internal/testenv"
+	"github.com/idmount/idmount/internal/test/testenv"
 )
 
 // changes are what somebody does to a source beside the mount, and what it is

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/idmount/idmount"
-	"github.com/idmount/idmount/internal/testenv"
+	"github.com/idmount/idmount/internal/test/testenv"
 )
 
 // A store to a mapping of a file that was opened with O_APPEND goes where it

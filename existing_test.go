@@ -11,7 +11,7 @@ import (
 	"github.com/idmount/idmount/detect"
 	"github.com/idmount/idmount/idmap"
 	"github.com/idmount/idmount/internal/sys"
-	"github.com/idmount/idmount/internal/testenv"
+	"github.com/idmount/idmount/internal/test/testenv"
 )
 
 func parseMap(t *testing.T, entries ...string) idmap.Map {

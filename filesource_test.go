@@ -15,7 +15,7 @@ import (
 	"github.com/idmount/idmount"
 	"github.com/idmount/idmount/detect"
 	"github.com/idmount/idmount/idmap"
-	"github.com/idmount/idmount/internal/testenv"
+	"github.com/idmount/idmount/internal/test/testenv"
 )
 
 // useFile is what users do with a file, each command with its outcome.

@@ -10,7 +10,7 @@ import (
 
 	"github.com/idmount/idmount"
 	"github.com/idmount/idmount/idmap"
-	"github.com/idmount/idmount/internal/testenv"
+	"github.com/idmount/idmount/internal/test/testenv"
 )
 
 // The map of a mount of an idmapped source applies to what the source shows,

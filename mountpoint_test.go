@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/idmount/idmount"
-	"github.com/idmount/idmount/internal/testenv"
+	"github.com/idmount/idmount/internal/test/testenv"
 )
 
 // TestMountPointsOfTheSource: what is mounted on a name of the source, in the mount

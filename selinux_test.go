@@ -10,7 +10,7 @@ import (
 
 	"github.com/idmount/idmount/detect"
 	"github.com/idmount/idmount/idmap"
-	"github.com/idmount/idmount/internal/testenv"
+	"github.com/idmount/idmount/internal/test/testenv"
 )
 
 const label = `context="system_u:object_r:container_file_t:s0:c1,c2"`

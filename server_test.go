@@ -22,7 +22,7 @@ import (
 	"github.com/idmount/idmount"
 	"github.com/idmount/idmount/detect"
 	"github.com/idmount/idmount/idmap"
-	"github.com/idmount/idmount/internal/testenv"
+	"github.com/idmount/idmount/internal/test/testenv"
 )
 
 // shell runs a script in which $IDMOUNT, $SOURCE and $TARGET are set, and decodes

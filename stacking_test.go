@@ -10,7 +10,7 @@ import (
 
 	"github.com/idmount/idmount"
 	"github.com/idmount/idmount/detect"
-	"github.com/idmount/idmount/internal/testenv"
+	"github.com/idmount/idmount/internal/test/testenv"
 )
 
 // As many overlays can be stacked on a mount as it says, what was asked for at least, and

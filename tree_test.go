@@ -23,7 +23,7 @@ import (
 	"github.com/idmount/idmount/detect"
 	"github.com/idmount/idmount/idmap"
 	"github.com/idmount/idmount/internal/sys"
-	"github.com/idmount/idmount/internal/testenv"
+	"github.com/idmount/idmount/internal/test/testenv"
 )
 
 // bindMount mounts what is at one path at another, with MS_* flags.

@@ -20,7 +20,7 @@ import (
 	"github.com/idmount/idmount/detect"
 	"github.com/idmount/idmount/idmap"
 	"github.com/idmount/idmount/internal/sys"
-	"github.com/idmount/idmount/internal/testenv"
+	"github.com/idmount/idmount/internal/test/testenv"
 	"github.com/idmount/idmount/native"
 )
 

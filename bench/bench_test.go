@@ -11,7 +11,7 @@ import (
 
 	"github.com/idmount/idmount"
 	"github.com/idmount/idmount/idmap"
-	"github.com/idmount/idmount/internal/testenv"
+	"github.com/idmount/idmount/internal/test/testenv"
 )
 
 func TestMain(m *testing.M) { testenv.Main(m) }

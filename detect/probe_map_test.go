@@ -6,7 +6,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/idmount/idmount/internal/testenv"
+	"github.com/idmount/idmount/internal/test/testenv"
 )
 
 func TestThrowawayMap(t *testing.T) {

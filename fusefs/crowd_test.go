@@ -16,8 +16,8 @@ import (
 
 	"github.com/idmount/idmount/idmap"
 	"github.com/idmount/idmount/internal/sys"
-	"github.com/idmount/idmount/internal/testenv"
-	"github.com/idmount/idmount/internal/treecmp"
+	"github.com/idmount/idmount/internal/test/testenv"
+	"github.com/idmount/idmount/internal/test/treecmp"
 )
 
 // TestCrowd lets many workers change a few files at once through a server in

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/idmount/idmount/idmap"
-	"github.com/idmount/idmount/internal/testenv"
+	"github.com/idmount/idmount/internal/test/testenv"
 )
 
 // needPrune skips where the kernel has no FUSE_NOTIFY_PRUNE.

@@ -13,7 +13,7 @@ import (
 
 	"github.com/idmount/idmount/idmap"
 	"github.com/idmount/idmount/internal/sys"
-	"github.com/idmount/idmount/internal/testenv"
+	"github.com/idmount/idmount/internal/test/testenv"
 )
 
 // watched serves a source with a cache that a watch keeps coherent. It skips where the

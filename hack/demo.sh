@@ -13,7 +13,7 @@ if [ "${IDMOUNT_DEMO-}" != inside ]; then
 	IDMOUNT_DEMO=inside exec unshare --mount --propagation private "$0" "$idmount"
 fi
 
-story=$PWD/internal/walkthrough/walkthrough.sh
+story=$PWD/internal/test/walkthrough/walkthrough.sh
 work=$(mktemp -d)
 chmod 711 "$work" # users 1001 and 1002 have to get through
 trap 'cd /; umount "$work/source" 2>/dev/null || true; umount "$work/fs" 2>/dev/null || true; rm -rf "$work"' EXIT
@@ -46,7 +46,7 @@ sh "$story" "$idmount" auto "$work/source"
 
 title "backend auto, on Linux 5.10, which has no idmapped mounts"
 umlrun=$work/umlrun
-CGO_ENABLED=0 ${GO:-go} build -o "$umlrun" ./internal/uml/umlrun
+CGO_ENABLED=0 ${GO:-go} build -o "$umlrun" ./internal/test/uml/umlrun
 cp "$story" "$idmount" "$work/"
 code=0
 "$umlrun" --suite bullseye --module fuse --expose "$work" --timeout 3m -- \

@@ -9,7 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"github.com/idmount/idmount/internal/testenv"
+	"github.com/idmount/idmount/internal/test/testenv"
 )
 
 func TestBelow(t *testing.T) {

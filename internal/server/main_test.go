@@ -5,7 +5,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/journal"
 
-	"github.com/idmount/idmount/internal/testenv"
+	"github.com/idmount/idmount/internal/test/testenv"
 )
 
 func TestMain(m *testing.M) {

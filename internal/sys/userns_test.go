@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/idmount/idmount/internal/testenv"
+	"github.com/idmount/idmount/internal/test/testenv"
 )
 
 func TestNewUserNamespace(t *testing.T) {
