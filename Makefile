@@ -60,12 +60,12 @@ build:
 
 # What is tested here needs neither root nor a mount.
 CHECKED := ./idmap ./detect ./fusefs ./bench ./cmd/idmount ./internal/test/archtest ./internal/fuseconn \
-	./internal/mntopt ./internal/mounts ./internal/ownmap ./internal/test/treecmp
+	./internal/mntopt ./internal/mounts ./internal/test/treecmp
 
 check: lint
 	IDMOUNT_CHECK=1 $(GO) test -short -timeout 10m $(TESTFLAGS) $(CHECKED)
 
-SHIPPED := .,./idmap,./detect,./native,./fusefs,./bench,./cmd/...,./internal/fuseconn,./internal/mntopt,./internal/mounts,./internal/ownmap,./internal/sys
+SHIPPED := .,./idmap,./detect,./native,./fusefs,./bench,./cmd/...,./internal/fuseconn,./internal/mntopt,./internal/mounts,./internal/sys
 cover:
 	@./hack/need-root.sh 'make cover'
 	@./hack/setup.sh test

@@ -12,7 +12,6 @@ import (
 	"github.com/idmount/idmount/idmap"
 	"github.com/idmount/idmount/internal/mntopt"
 	"github.com/idmount/idmount/internal/mounts"
-	"github.com/idmount/idmount/internal/ownmap"
 	"github.com/idmount/idmount/internal/sys"
 )
 
@@ -127,9 +126,9 @@ func (e *existing) sameMap(m idmap.Map, source *os.File, inPlace bool) (bool, er
 	if e.record != nil {
 		return m.Equal(e.record.Map), nil
 	}
-	if own, mapped, err := ownmap.Of(e.root); mapped && err == nil {
+	if own, mapped, err := mounts.MapOf(e.root); mapped && err == nil {
 		// The map of a native mount has that of its source in it.
-		if below, mapped, err := ownmap.Of(source); !e.served && !inPlace && mapped && err == nil {
+		if below, mapped, err := mounts.MapOf(source); !e.served && !inPlace && mapped && err == nil {
 			if m, err = below.Compose(m); err != nil {
 				return false, nil
 			}

@@ -17,7 +17,6 @@ import (
 	"github.com/idmount/idmount/idmap"
 	"github.com/idmount/idmount/internal/mounts"
 	"github.com/idmount/idmount/internal/mounttree"
-	"github.com/idmount/idmount/internal/ownmap"
 	"github.com/idmount/idmount/internal/sys"
 )
 
@@ -218,7 +217,7 @@ func (b *viewTree) planNative(m *mounttree.Mount, p *mountPlan) (detect.Finding,
 	no := func(err error) (detect.Finding, error) {
 		return detect.Finding{Verdict: detect.No, Reason: err.Error(), Err: err}, nil
 	}
-	own, _, err := ownmap.Of(m.File)
+	own, _, err := mounts.MapOf(m.File)
 	if err != nil {
 		return no(err)
 	}

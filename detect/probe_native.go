@@ -11,7 +11,6 @@ import (
 
 	"github.com/idmount/idmount/idmap"
 	"github.com/idmount/idmount/internal/mounts"
-	"github.com/idmount/idmount/internal/ownmap"
 	"github.com/idmount/idmount/internal/sys"
 )
 
@@ -124,7 +123,7 @@ func (r *Report) probeIdmap(src, ns *os.File, m *idmap.Map) {
 
 // probeOwnMap says whether the map can be put on top of that which the source has.
 func probeOwnMap(src *os.File, recursive bool, m *idmap.Map) Finding {
-	own, mapped, err := ownmap.OfTree(src, recursive)
+	own, mapped, err := mounts.MapOfTree(src, recursive)
 	if !mapped {
 		return yes("the source has no map")
 	}

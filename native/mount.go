@@ -10,7 +10,6 @@ import (
 	"github.com/idmount/idmount/idmap"
 	"github.com/idmount/idmount/internal/mntopt"
 	"github.com/idmount/idmount/internal/mounts"
-	"github.com/idmount/idmount/internal/ownmap"
 	"github.com/idmount/idmount/internal/sys"
 )
 
@@ -53,7 +52,7 @@ func MountFile(src, dst *os.File, o Options) error {
 		return err
 	}
 	m := o.Map
-	own, mapped, errOwn := ownmap.OfTree(src, o.Recursive)
+	own, mapped, errOwn := mounts.MapOfTree(src, o.Recursive)
 	if mapped && errOwn == nil {
 		if m, errOwn = own.Compose(m); errOwn != nil {
 			errOwn = fmt.Errorf("mount %s: the map on top of the source's own: %w", src.Name(), errOwn)

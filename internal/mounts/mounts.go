@@ -1,5 +1,5 @@
-// Package mounts answers which mount an open file is on and which mounts lie
-// below it.
+// Package mounts answers which mount an open file is on, which mounts lie below it,
+// and which map a mount has, and removes mounts.
 //
 // It asks by the mount id of the open file (/proc/PID/fdinfo), not by path: a
 // path may be a symbolic link, be shadowed by a later mount, or mean something

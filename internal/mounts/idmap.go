@@ -1,14 +1,4 @@
-// Package ownmap finds out what map a mount has already.
-//
-// A map that is given to such a mount is to apply to what the mount shows. The
-// kernel puts it in place of the mount's own (open_tree_attr(2), Linux 6.15), so
-// what the kernel is given is both, one after the other:
-//
-//	own, mapped, err := ownmap.OfTree(source, false)
-//	if mapped && err == nil {
-//		m, err = own.Compose(m)
-//	}
-package ownmap
+package mounts
 
 import (
 	"errors"
@@ -17,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/idmount/idmount/idmap"
-	"github.com/idmount/idmount/internal/mounts"
 	"github.com/idmount/idmount/internal/sys"
 )
 
@@ -26,11 +15,14 @@ var (
 	errMixed     = errors.New("the mounts of the tree have different maps")
 )
 
-// Of returns the map of the mount that f is on. If mapped, an error says that
+// MapOf returns the map of the mount that f is on, false if it is not idmapped. A map
+// that is given to such a mount is to apply to what the mount shows. The kernel puts it
+// in place of the mount's own (open_tree_attr(2), Linux 6.15), so what the kernel is
+// given is both, one after the other. If mapped, an error says that
 // there is a map, and why it is not known.
-func Of(f *os.File) (m idmap.Map, mapped bool, err error) {
-	info, err := mounts.Of(f)
-	if err != nil || !mounts.Idmapped(info) {
+func MapOf(f *os.File) (m idmap.Map, mapped bool, err error) {
+	info, err := Of(f)
+	if err != nil || !Idmapped(info) {
 		return idmap.Map{}, false, err
 	}
 	if err := initialNamespace(); err != nil {
@@ -43,30 +35,30 @@ func Of(f *os.File) (m idmap.Map, mapped bool, err error) {
 	if err != nil {
 		return idmap.Map{}, true, err
 	}
-	m, err = parse(uids, gids)
+	m, err = parseMap(uids, gids)
 	return m, true, err
 }
 
-// OfTree is Of for all mounts of the tree at f, if it is recursive. Mounts with
+// MapOfTree is MapOf for all mounts of the tree at f, if it is recursive. Mounts with
 // different maps are an error.
-func OfTree(f *os.File, recursive bool) (m idmap.Map, mapped bool, err error) {
-	m, mapped, err = Of(f)
+func MapOfTree(f *os.File, recursive bool) (m idmap.Map, mapped bool, err error) {
+	m, mapped, err = MapOf(f)
 	if err != nil || !recursive {
 		return m, mapped, err
 	}
-	subs, err := mounts.Below(f)
+	subs, err := Below(f)
 	if err != nil {
 		return m, mapped, err
 	}
 	for _, info := range subs {
-		if !mapped && !mounts.Idmapped(info) {
+		if !mapped && !Idmapped(info) {
 			continue
 		}
 		sub, err := sys.OpenTree(info.Mountpoint, 0)
 		if err != nil {
 			continue // covered by a later mount, or gone
 		}
-		own, subMapped, err := Of(sub)
+		own, subMapped, err := MapOf(sub)
 		sub.Close()
 		switch {
 		case err != nil:
@@ -91,7 +83,7 @@ func initialNamespace() error {
 	return nil
 }
 
-func parse(uids, gids string) (idmap.Map, error) {
+func parseMap(uids, gids string) (idmap.Map, error) {
 	u, err := extents(uids)
 	if err != nil {
 		return idmap.Map{}, err

@@ -1,4 +1,4 @@
-package ownmap
+package mounts
 
 import (
 	"errors"
@@ -84,7 +84,7 @@ func TestOf(t *testing.T) {
 			t.Fatal(err)
 		}
 		f := mapped(t, dir, source, tc.name, m)
-		got, has, err := OfTree(f, true)
+		got, has, err := MapOfTree(f, true)
 		if errors.Is(err, sys.ErrMountMaps) {
 			testenv.Skip(t, testenv.NeedKernel, err.Error())
 		}
@@ -92,7 +92,7 @@ func TestOf(t *testing.T) {
 			t.Errorf("%s: %v, %v, %v, want %v", tc.name, got, has, err, want)
 		}
 	}
-	if m, has, err := Of(open(t, source)); has || err != nil || !m.IsZero() {
+	if m, has, err := MapOf(open(t, source)); has || err != nil || !m.IsZero() {
 		t.Errorf("a mount without a map: %v, %v, %v", m, has, err)
 	}
 }
