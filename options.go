@@ -9,6 +9,7 @@ import (
 	"github.com/idmount/idmount/detect"
 	"github.com/idmount/idmount/fusefs"
 	"github.com/idmount/idmount/idmap"
+	"github.com/idmount/idmount/internal/resolve"
 )
 
 // Backend is a way to make the mount.
@@ -21,6 +22,10 @@ const (
 	Relay     = detect.Relay
 	Translate = detect.Translate
 )
+
+// SystemResolver looks up the names in maps: users and groups as getent(1) does, and
+// user namespaces by /proc.
+func SystemResolver() idmap.Resolver { return resolve.System{} }
 
 // Options of a mount. Map is needed, all others may be zero.
 type Options struct {

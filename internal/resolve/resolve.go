@@ -1,4 +1,5 @@
-package idmount
+// Package resolve turns the names in a map into ids.
+package resolve
 
 import (
 	"bytes"
@@ -16,14 +17,16 @@ import (
 	"github.com/idmount/idmount/idmap"
 )
 
-// SystemResolver looks up users and groups as the system does (getent(1), and
-// through it every source of nsswitch.conf), and user namespaces by /proc.
-func SystemResolver() idmap.Resolver { return systemResolver{} }
+// System looks up users and groups as the system does (getent(1), and through it
+// every source of nsswitch.conf), and user namespaces by /proc. It is an
+// idmap.Resolver.
+type System struct{}
 
-type systemResolver struct{}
+// UID looks up a user.
+func (System) UID(name string) (uint32, error) { return getent("passwd", "user", name) }
 
-func (systemResolver) UID(name string) (uint32, error) { return getent("passwd", "user", name) }
-func (systemResolver) GID(name string) (uint32, error) { return getent("group", "group", name) }
+// GID looks up a group.
+func (System) GID(name string) (uint32, error) { return getent("group", "group", name) }
 
 // getent runs the C library's look-up: Go's own, in a static program, knows
 // only the files in /etc.
@@ -74,7 +77,7 @@ var procNamespace = regexp.MustCompile(`^/proc/(self|[0-9]+)/ns/user$`)
 // Namespace reads the map of a user namespace by a process that is in it. The
 // file may be any, such as one that a runtime has bound elsewhere: then the
 // process is looked for.
-func (systemResolver) Namespace(path string) (uids, gids []idmap.Extent, err error) {
+func (System) Namespace(path string) (uids, gids []idmap.Extent, err error) {
 	dir := filepath.Dir(filepath.Dir(path))
 	if !procNamespace.MatchString(path) {
 		if dir, err = memberOf(path); err != nil {
