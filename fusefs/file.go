@@ -251,7 +251,7 @@ func (f *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResu
 		return nil, fuse.Status(u.errno)
 	}
 	defer u.done()
-	if u.file != nil && !f.remoteData && f.files.kept(u.file) {
+	if u.file != nil && !f.remoteData && f.files.staysOpen(u.file) {
 		return fuse.ReadResultFd(uintptr(u.fd), int64(in.Offset), len(buf)), fuse.OK
 	}
 	n, errno := readFull(u.fd, buf, int64(in.Offset))

@@ -25,9 +25,10 @@ type openFile struct {
 	flags  int // that it is opened with at the source
 
 	// Guarded by openFiles.mu.
-	fd           int // -1 if it is closed
-	users        int // requests that use fd
-	keeps        int // reasons to keep fd
+	fd           int  // -1 if it is closed
+	users        int  // requests that use fd
+	keeps        int  // reasons to keep fd
+	stays        bool // fd is kept until RELEASE
 	uid          uint32
 	charged      bool      // uid is charged for fd
 	alone        bool      // nothing but fd keeps the file open: it takes an anchor to close it
@@ -81,7 +82,7 @@ func (t *openFiles) add(n *node, fd, flags int, uid uint32, keep, charged, alone
 		t.files = append(t.files, o)
 	}
 	o.node, o.fd, o.flags, o.uid, o.charged, o.alone = n, fd, flags, uid, charged, alone
-	if keep {
+	if o.stays = keep; keep {
 		o.keeps = 1
 	} else if fd >= 0 {
 		t.closing++
@@ -219,11 +220,12 @@ func (t *openFiles) let(o *openFile) {
 	}
 }
 
-// kept reports whether the descriptor of an open file stays open until it is released.
-func (t *openFiles) kept(o *openFile) bool {
+// staysOpen reports whether the descriptor of an open file is kept until RELEASE. With
+// a flock it is kept as well, but anybody who has the file may unlock it at any time.
+func (t *openFiles) staysOpen(o *openFile) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return o.keeps > 0
+	return o.stays
 }
 
 // anyOf returns a duplicate of a descriptor of an open file of n, ESTALE if there is none.
@@ -347,7 +349,7 @@ func (t *openFiles) drop(e evicted) bool {
 	case o.fd < 0:
 		o.fd = e.fd
 		o.keeps++
-		keep = true
+		o.stays, keep = true, true
 	}
 	t.mu.Unlock()
 	if unneeded != 0 {

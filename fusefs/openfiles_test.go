@@ -288,3 +288,63 @@ func TestManyDirectoryStreams(t *testing.T) {
 		t.Errorf("%d descriptors are left", used)
 	}
 }
+
+// The answer to a READ comes from its file, also if the file is unlocked and its
+// descriptor is closed before the answer is read.
+func TestReadOfUnlockedFile(t *testing.T) {
+	f, dir, mnt := servedTmpfs(t)
+	for name, mode := range map[string]os.FileMode{"mine": 0o755 | os.ModeSetgid, "secret": 0o600} {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file, err := os.Open(filepath.Join(mnt, "mine"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	f.files.mu.Lock()
+	o := f.files.files[slices.IndexFunc(f.files.files, func(o *openFile) bool { return o != nil && o.fd >= 0 && o.node != nil })]
+	f.files.mu.Unlock()
+	lock := fuse.LkIn{Fh: o.handle, LkFlags: fuse.LK_FLOCK, Lk: fuse.FileLock{End: offsetMax, Typ: unix.F_RDLCK}}
+	lock.NodeId = o.node.id
+	if s := f.SetLk(nil, &lock); s != fuse.OK {
+		t.Fatal(s)
+	}
+	buf := make([]byte, 100)
+	in := fuse.ReadIn{Fh: o.handle, Size: uint32(len(buf))}
+	in.NodeId = o.node.id
+	answer, s := f.Read(nil, &in, buf)
+	if s != fuse.OK {
+		t.Fatal(s)
+	}
+	defer answer.Done()
+	lock.Lk.Typ = unix.F_UNLCK
+	if s := f.SetLk(nil, &lock); s != fuse.OK {
+		t.Fatal(s)
+	}
+	f.files.mu.Lock()
+	fd := o.fd
+	f.files.mu.Unlock()
+	if !f.reclaim() || f.files.inUse() != 0 {
+		t.Fatal("the descriptor is not closed")
+	}
+	secret, err := os.Open(filepath.Join(dir, "secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer secret.Close()
+	if fd != int(secret.Fd()) { // it often gets the number by itself
+		if err := unix.Dup3(int(secret.Fd()), fd, unix.O_CLOEXEC); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+	}
+	if got, s := answer.Bytes(make([]byte, 100)); s != fuse.OK || string(got) != "mine" {
+		t.Errorf("read %q of the file: %v", got, s)
+	}
+}
