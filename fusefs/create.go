@@ -99,7 +99,7 @@ func (f *FS) as(c *creator, fn func() unix.Errno) unix.Errno {
 
 // stripSetgid does what older kernels leave to the file system below: an
 // executable file made in a setgid directory loses S_ISGID unless its maker
-// is in the directory's group or has CAP_FSETID. Since Linux 6.0 the kernel
+// is in the directory's group or has CAP_FSETID over the directory. Since Linux 6.0 the kernel
 // has done so before it asks us, and then this changes nothing. The file
 // system below can't: it sees a thread with CAP_FSETID and no groups.
 func (f *FS) stripSetgid(h *fuse.InHeader, st *unix.Stat_t, gid, mode uint32) uint32 {
@@ -110,10 +110,8 @@ func (f *FS) stripSetgid(h *fuse.InHeader, st *unix.Stat_t, gid, mode uint32) ui
 	if st.Mode&unix.S_ISGID == 0 || st.Gid == gid {
 		return mode
 	}
-	if group := f.own.viewGID(st.Gid); group != invalidID {
-		if p := subjectOf(h.Pid); p.caps.Has(unix.CAP_FSETID) || p.member(group) {
-			return mode
-		}
+	if p := subjectOf(h.Pid); f.mayKeepGroup(&p, st) {
+		return mode
 	}
 	return mode &^ unix.S_ISGID
 }
