@@ -46,29 +46,39 @@ type lockOwner struct {
 	uid         uint32 // who is charged for it
 	read, write bool
 	handles     map[uint64]struct{} // through which it has locked
-	spans       []span              // do not overlap
+	spans       []span              // in order, and do not overlap
 	watched     bool                // no FLUSH says when it closes the file
 }
 
-// set notes a lock that has been taken, or given up.
+// set notes a lock that has been taken, or given up. As in the kernel, it becomes one
+// with those of its type beside it.
 func (o *lockOwner) set(s span) {
-	var out []span
-	for _, have := range o.spans {
-		if !have.overlaps(s) {
-			out = append(out, have)
+	first, _ := slices.BinarySearchFunc(o.spans, s.start, func(have span, start uint64) int {
+		if have.end+1 < start {
+			return -1
+		}
+		return 1
+	})
+	last := first
+	whole := s
+	var before, after []span
+	for ; last < len(o.spans) && o.spans[last].start <= s.end+1; last++ {
+		have := o.spans[last]
+		if have.typ == s.typ {
+			whole.start, whole.end = min(whole.start, have.start), max(whole.end, have.end)
 			continue
 		}
 		if have.start < s.start {
-			out = append(out, span{have.start, s.start - 1, have.typ})
+			before = append(before, span{have.start, min(have.end, s.start-1), have.typ})
 		}
 		if have.end > s.end {
-			out = append(out, span{s.end + 1, have.end, have.typ})
+			after = append(after, span{max(have.start, s.end+1), have.end, have.typ})
 		}
 	}
 	if s.typ != unix.F_UNLCK {
-		out = append(out, s)
+		before = append(before, whole)
 	}
-	o.spans = out
+	o.spans = slices.Replace(o.spans, first, last, append(before, after...)...)
 }
 
 func (o *lockOwner) overlaps(s span) bool { return slices.ContainsFunc(o.spans, s.overlaps) }

@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -45,6 +46,20 @@ func TestSpansOfAnOwner(t *testing.T) {
 			t.Errorf("-want +got:\n%s", d)
 		}
 	})
+}
+
+// Locks side by side are one, as in the kernel: who locks a file byte by byte makes no
+// more work with each.
+func TestSpansSideBySide(t *testing.T) {
+	var o lockOwner
+	for i := range uint64(1000) {
+		o.set(span{2 * i, 2 * i, unix.F_WRLCK})
+		o.set(span{2*i + 1, 2*i + 1, unix.F_WRLCK})
+	}
+	o.set(span{2000, offsetMax, unix.F_WRLCK})
+	if want := []span{{0, offsetMax, unix.F_WRLCK}}; !slices.Equal(o.spans, want) {
+		t.Errorf("%d spans, want one", len(o.spans))
+	}
 }
 
 func TestSpanToTheEndOfTheFile(t *testing.T) {
