@@ -139,9 +139,9 @@ func (f *FS) chown(in *fuse.SetAttrIn, n *node, fd int, uid, gid uint32, st *uni
 	change := func() unix.Errno { return sys.Chown(fd, uid, gid) }
 	if uid == invalidID && gid != invalidID && !hasSetID(st.Mode) && f.actsAsOwners() {
 		a := f.owner(st.Uid, gid)
-		return f.confirmed(in, &a, fd, func() unix.Errno { return f.keepFileCap(n, fd, change) })
+		return f.confirmed(in, &a, fd, func() unix.Errno { return f.keepFileCap(n, fd, uid, gid, change) })
 	}
-	return f.alter(in.Pid, fd, askOfChown, func() unix.Errno { return f.keepFileCap(n, fd, change) })
+	return f.alter(in.Pid, fd, askOfChown, func() unix.Errno { return f.keepFileCap(n, fd, uid, gid, change) })
 }
 
 // chmod changes the mode of a file. With set-id bits that is done as the owner, and in
@@ -209,7 +209,7 @@ func (f *FS) truncate(n *node, fd int, in *fuse.SetAttrIn, size int64) unix.Errn
 		}
 	}
 	return f.alter(in.Pid, fd, kernelVerdict(in.Valid&fuse.FATTR_KILL_SUIDGID != 0), func() unix.Errno {
-		return f.keepFileCap(n, fd, set)
+		return f.keepFileCap(n, fd, invalidID, invalidID, set)
 	})
 }
 

@@ -309,7 +309,7 @@ func (f *FS) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fu
 	if in.WriteFlags&fuse.WRITE_CACHE != 0 {
 		if n := f.nodes.get(in.NodeId); n != nil {
 			now := write
-			write = func() unix.Errno { return f.keepFileCap(n, u.fd, now) }
+			write = func() unix.Errno { return f.keepFileCap(n, u.fd, invalidID, invalidID, now) }
 		}
 	}
 	errno := f.alter(in.Pid, u.fd, kernelVerdict(in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0), write)

@@ -51,7 +51,11 @@ func (c *capLocks) release(n *node, l *capLock) {
 // stay with a store to a mapping; with data that it writes back, as they may have
 // come since; and with a file that overlayfs has copied up with them and then
 // gives its size and owners.
-func (f *FS) keepFileCap(n *node, fd int, call func() unix.Errno) unix.Errno {
+//
+// The call gives the file the owners uid and gid, or leaves those that are invalidID.
+// A chown(2) of somebody else meanwhile has found no capabilities to remove, so they
+// are not given to a file with other owners.
+func (f *FS) keepFileCap(n *node, fd int, uid, gid uint32, call func() unix.Errno) unix.Errno {
 	if !n.isRegular() {
 		return call()
 	}
@@ -66,16 +70,32 @@ func (f *FS) keepFileCap(n *node, fd int, call func() unix.Errno) unix.Errno {
 	lock.RUnlock()
 	lock.Lock()
 	defer lock.Unlock()
-	size, errno := sys.GetXattr(fd, xattrFileCap, value[:])
-	if errno != 0 {
-		return call()
+	var before, after unix.Stat_t
+	if errno := sys.Stat(fd, &before); errno != 0 {
+		return errno
 	}
+	size, errno := sys.GetXattr(fd, xattrFileCap, value[:])
 	// Of a source that is FUSE, too, the kernel announces their removal by a change
 	// as it does chown(2), which clears set-id bits. Without them it has nothing to
 	// announce.
-	_ = sys.RemoveXattr(fd, xattrFileCap)
+	if errno != 0 || sys.RemoveXattr(fd, xattrFileCap) == unix.ENODATA {
+		return call()
+	}
 	errno = call()
-	if lost := sys.SetXattr(fd, xattrFileCap, value[:size], 0); errno == 0 {
+	if errno != 0 || uid == invalidID {
+		uid = before.Uid
+	}
+	if errno != 0 || gid == invalidID {
+		gid = before.Gid
+	}
+	lost := sys.SetXattr(fd, xattrFileCap, value[:size], unix.XATTR_CREATE)
+	if lost == unix.EEXIST { // somebody else has set others meanwhile
+		return errno
+	}
+	if sys.Stat(fd, &after) != 0 || after.Uid != uid || after.Gid != gid {
+		_ = sys.RemoveXattr(fd, xattrFileCap)
+	}
+	if errno == 0 {
 		errno = lost
 	}
 	return errno
