@@ -9,7 +9,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
-	"github.com/idmount/idmount/internal/testenv"
+	"github.com/idmount/idmount/internal/test/testenv"
 )
 
 // TestLostBits is setattr_should_drop_suidgid() of the kernel.
