@@ -139,6 +139,9 @@ func (l *launch) run(ctx context.Context) (pid int, s served, err error) {
 		defer kill.Stop()
 	}
 	wait := cmd.Wait()
+	if err != nil {
+		l.request.removeLeft()
+	}
 	switch {
 	case ctx.Err() != nil:
 		return 0, served{}, fmt.Errorf("start the server: %w", ctx.Err())

@@ -107,3 +107,30 @@ func (r *request) unmount(logger *slog.Logger) {
 		logger.Error("umount", "target", r.Target, "cause", err)
 	}
 }
+
+// removeLeft removes what the request's server has mounted, when it was killed before
+// it said so.
+func (r *request) removeLeft() {
+	m, err := mountOn(r.target)
+	if err != nil || !ours(m) {
+		return
+	}
+	servers, devices := openServers(m)
+	for _, fd := range servers {
+		unix.Close(fd)
+	}
+	if len(servers) > 0 {
+		return // somebody else was faster
+	}
+	root, err := mounts.OpenRoot(m)
+	if err != nil {
+		return
+	}
+	defer root.Close()
+	if mounts.Detach(root) != nil {
+		return
+	}
+	for _, d := range devices {
+		os.Remove(statePath(uint32(d.major), uint32(d.minor)))
+	}
+}

@@ -369,6 +369,32 @@ func TestMountEndsWithItsNamespace(t *testing.T) {
 	}
 }
 
+// A server that is killed before it has said that the mount is in place leaves none.
+// Here it waits for somebody who reads its entry.
+func TestKilledServerLeavesNoMount(t *testing.T) {
+	testenv.RequireRoot(t)
+	source, target := testenv.Source(t, "ext4"), testenv.Dir(t)
+	mkdirs(t, source+"/sub")
+	testenv.Mount(t, "ramfs", source+"/sub", "")
+	for _, options := range []string{"--backend translate", "--backend relay --recursive", "--recursive"} {
+		cmd := exec.Command("unshare", "-m", "bash", "-c", `mkdir -p /run/idmount; mount -t tmpfs -o mode=0755 tmpfs /run/idmount
+			cd /run/idmount; mkfifo $(printf "0:%d.new " $(seq 4000))
+			"$IDMOUNT" mount --map b:0:1000:10 `+options+` "$SOURCE" "$TARGET" & command=$!
+			# auto starts a server for one backend after the other
+			while kill -0 $command; do
+				if grep -qF " $TARGET " /proc/self/mountinfo; then kill -9 $(cat /proc/$command/task/*/children); fi
+				sleep 0.01
+			done 2>/dev/null
+			wait $command && exit 1
+			! grep -F " $TARGET " /proc/self/mountinfo`)
+		cmd.Env = append(os.Environ(), "IDMOUNT="+testenv.Binary(t), "SOURCE="+source, "TARGET="+target)
+		out, err := cmd.CombinedOutput()
+		if want := "it ended before the mount was ready"; err != nil || !strings.Contains(string(out), want) {
+			t.Errorf("%s: %v, %s; want %q and nothing mounted", options, err, out, want)
+		}
+	}
+}
+
 // Without space for its entry, a server leaves no part of one, nor one of an earlier
 // mount of the same device.
 func TestNoSpaceForState(t *testing.T) {
