@@ -90,8 +90,9 @@ func mountOn(dir *os.File) (*mountinfo.Info, error) {
 func procFD(f *os.File) string { return "/proc/thread-self/fd/" + strconv.Itoa(int(f.Fd())) }
 
 // unmount takes the mount away if it is still there. Copies that others have made
-// of it, in this namespace or in others, are theirs.
-func (r *request) unmount(logger *slog.Logger) {
+// of it, in this namespace or in others, are theirs. covered says that another mount
+// lies on it, without which it can't be reached.
+func (r *request) unmount(logger *slog.Logger) (covered bool) {
 	err := r.place.namespace.Within(func() error {
 		root, err := r.place.open()
 		if err != nil {
@@ -106,6 +107,7 @@ func (r *request) unmount(logger *slog.Logger) {
 	case err != nil:
 		logger.Error("umount", "target", r.Target, "cause", err)
 	}
+	return errors.Is(err, unix.EBUSY)
 }
 
 // removeLeft removes what the request's server has mounted, when it was killed before

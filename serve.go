@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -277,6 +278,10 @@ func (s served) apply(m *Mounted) {
 	}
 }
 
+// coveredPause is how long a server that is told to end waits before it tries again to
+// unmount what another mount covers.
+const coveredPause = time.Second
+
 // serve mounts and serves the request until the mount is gone. If ctx ends
 // before, it unmounts. ready is called when the mount is in place.
 func (r *request) serve(ctx context.Context, logger *slog.Logger, ready func(served) error) error {
@@ -315,7 +320,13 @@ func (r *request) serve(ctx context.Context, logger *slog.Logger, ready func(ser
 		case <-done:
 			return nil
 		case <-ctx.Done():
-			r.unmount(logger)
+			for r.unmount(logger) {
+				select {
+				case <-done:
+					return nil
+				case <-time.After(coveredPause):
+				}
+			}
 			// Open files keep it alive; they are served to the end.
 			<-done
 			return nil

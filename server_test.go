@@ -294,6 +294,27 @@ func TestSecondSignalEndsServer(t *testing.T) {
 	}
 }
 
+// A mount that another one covers when its server is told to end goes after that one.
+func TestServerOfCoveredMountEnds(t *testing.T) {
+	testenv.RequireRoot(t)
+	target, m := mount(t, testenv.Source(t, "ext4"), idmount.Options{Map: idmap.Identity(), Backend: idmount.Translate})
+	testenv.Mount(t, "tmpfs", target, "")
+	if err := unix.Kill(m.PID, unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(100 * time.Millisecond) // else the first try may find it uncovered
+	if ended(m.PID) {
+		t.Error("the server has ended below another mount")
+	}
+	if err := unix.Unmount(target, 0); err != nil {
+		t.Fatal(err)
+	}
+	testenv.WaitFor(t, "the server runs", func() bool { return ended(m.PID) })
+	if slices.Contains(mountpoints(t), target) {
+		t.Error("still mounted")
+	}
+}
+
 // inNamespace starts a process in a mount namespace of its own that mounts and then
 // waits for end to be called.
 func inNamespace(t *testing.T, script, source, target string) (m *idmount.Mounted, holder int, end func()) {
