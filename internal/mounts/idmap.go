@@ -54,7 +54,7 @@ func MapOfTree(f *os.File, recursive bool) (m idmap.Map, mapped bool, err error)
 		if !mapped && !Idmapped(info) {
 			continue
 		}
-		sub, err := sys.OpenTree(info.Mountpoint, 0)
+		sub, err := OpenRoot(info)
 		if err != nil {
 			continue // covered by a later mount, or gone
 		}
