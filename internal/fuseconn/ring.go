@@ -200,7 +200,9 @@ func (c *Conn) freeRide(t *ride) {
 func (c *Conn) board(t *ride) error {
 	c.flights.add(&t.flight)
 	sys.FuseRingRegister(t.ring, c.fd, t.queue.id, &t.iov)
-	if err := t.ring.Submit(false); err != nil {
+	if err := t.ring.Submit(false); sys.IsShort(err) {
+		return nil // ride submits it
+	} else if err != nil {
 		return err
 	}
 	if errno, ok := t.ring.Refused(); ok {

@@ -9,8 +9,12 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/idmount/idmount/internal/sys"
+	"github.com/idmount/idmount/internal/test/testenv"
 )
 
 // inRing puts a request into memory as the kernel does.
@@ -145,5 +149,62 @@ func TestRingWaits(t *testing.T) {
 			t.Errorf("%v: %d still count as waiting", wait, n)
 		}
 		conn.others.Wait()
+	}
+}
+
+// A thread whose ring the kernel has no memory for pauses before it tries again.
+func TestRingWithoutMemory(t *testing.T) {
+	if unix.Geteuid() != 0 {
+		testenv.Skip(t, testenv.NeedRoot, "seccomp(2) without no_new_privs")
+	}
+	for _, errno := range []unix.Errno{unix.EAGAIN, unix.EBUSY} {
+		var noRing error
+		sys.OnOwnThread(func() { // which the filter stays with
+			var ring *sys.Ring
+			if ring, noRing = sys.NewRing(2); noRing != nil {
+				return
+			}
+			defer ring.Close()
+			const number = 0 // of struct seccomp_data
+			filter := []unix.SockFilter{
+				{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: number},
+				{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_IO_URING_ENTER, Jf: 1},
+				{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(errno)},
+				{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+			}
+			program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+			if _, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&program))); errno != 0 {
+				t.Errorf("seccomp: %v", errno)
+				return
+			}
+			c := &Conn{fd: -1, log: slog.New(slog.DiscardHandler), flights: flights{all: make(map[*flight]struct{}), over: make(chan struct{})}}
+			r := &ride{queue: new(queue), ring: ring, header: make([]byte, ringHeader), payload: make([]byte, 1)}
+			r.iov[0].Base, r.iov[1].Base = &r.header[0], &r.payload[0]
+			if err := c.board(r); err != nil {
+				t.Errorf("%v: board: %v", errno, err)
+			}
+			const long = 300 * time.Millisecond
+			time.AfterFunc(long, c.end)
+			ended := make(chan struct{})
+			var usage unix.Rusage
+			go func() { // for a thread that spins, the end of the connection changes nothing
+				select {
+				case <-ended:
+				case <-time.After(30 * time.Second):
+					panic("the thread tries without a pause")
+				}
+			}()
+			c.ride(r)
+			close(ended)
+			if err := unix.Getrusage(unix.RUSAGE_THREAD, &usage); err != nil {
+				t.Error(err)
+			}
+			if used := time.Duration(usage.Utime.Nano() + usage.Stime.Nano()); used > long/2 {
+				t.Errorf("%v: the thread has used the processor for %v of %v", errno, used, long)
+			}
+		})
+		if noRing != nil {
+			testenv.Skip(t, testenv.NeedKernel, noRing.Error())
+		}
 	}
 }

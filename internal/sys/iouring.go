@@ -1,6 +1,7 @@
 package sys
 
 import (
+	"errors"
 	"os"
 	"sync/atomic"
 	"unsafe"
@@ -107,7 +108,8 @@ func (r *Ring) Command(fd int, number uint32, iov []unix.Iovec, args [32]byte) {
 }
 
 // Submit submits what is in the queue and, if asked to, waits for a completion.
-// It may return without one, after a signal.
+// It may return without one, after a signal. After an error for which IsShort holds,
+// the queue is as it was: the next call submits it.
 func (r *Ring) Submit(wait bool) error {
 	least := uintptr(0)
 	if wait {
@@ -118,10 +120,15 @@ func (r *Ring) Submit(wait bool) error {
 	case 0:
 		r.pending -= uint32(n)
 		return nil
-	case unix.EINTR, unix.EAGAIN, unix.EBUSY:
+	case unix.EINTR:
 		return nil
 	}
 	return &Error{Op: "io_uring_enter", Err: errno}
+}
+
+// IsShort reports whether an error of Submit says that the kernel has no memory just now.
+func IsShort(err error) bool {
+	return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EBUSY)
 }
 
 // Completed returns the result of a command that is completed: 0 or an errno.
