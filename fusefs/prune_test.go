@@ -169,6 +169,7 @@ func servedOverlay(t *testing.T) (f *FS, dir *os.File, mnt string) {
 		dir.Close()
 	})
 	needPrune(t, f)
+	noPoll(t, filepath.Join(throughFD(tree), "probe"))
 	return f, dir, throughFD(tree)
 }
 
@@ -204,7 +205,7 @@ func TestDeletedFileIsFreeWithoutHandles(t *testing.T) {
 func TestColdNodesArePruned(t *testing.T) {
 	f, source, mnt := servedOverlay(t)
 	src := throughFD(source)
-	const budget, files = 64, 1000
+	const budget, files = 64, 200
 	f.fds.mu.Lock()
 	f.fds.setBudget(budget)
 	f.fds.mu.Unlock()
@@ -239,7 +240,13 @@ func TestColdNodesArePruned(t *testing.T) {
 	for i := range files {
 		modeOf(t, fmt.Sprintf("%s/many/%d", mnt, i))
 		if i%8 == 0 {
-			testenv.WaitFor(t, "nodes that nobody uses are not pruned", func() bool { return held() < budget-8 })
+			testenv.WaitFor(t, "nodes that nobody uses are not pruned", func() bool {
+				if held() < budget-8 {
+					return true
+				}
+				f.pruner.crowded() // again, if the kernel was slow to forget the last ones
+				return false
+			})
 		}
 	}
 	atSource(t, source, "mv", "used/file", "used/renamed")

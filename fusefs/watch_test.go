@@ -33,7 +33,12 @@ func watched(t *testing.T, source *os.File, o Options) (f *FS, mnt string) {
 	if kept, cause := f.Caching(); cause != nil {
 		testenv.Skip(t, testenv.NeedKernel, fmt.Sprintf("cache %v: %v", kept, cause))
 	}
-	return f, throughFD(tree)
+	mnt = throughFD(tree)
+	noPoll(t, mnt+"/probe")
+	if err := unix.Unlink(mnt + "/probe"); err != nil {
+		t.Fatal(err)
+	}
+	return f, mnt
 }
 
 func modeOf(t *testing.T, path string) uint32 {
