@@ -280,6 +280,7 @@ func (f *FS) created(fd int, h *fuse.InHeader, flags uint32, dir *node, name str
 		how = payOrFail // it can be opened again by its name
 	}
 	if errno := f.opened(n, fd, h, flags, how, &out.OpenOut); errno != 0 {
+		f.Forget(n.id, 1) // the kernel does not hear of it
 		return errno
 	}
 	if dir == nil {
