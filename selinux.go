@@ -2,19 +2,14 @@ package idmount
 
 import (
 	"fmt"
-	"os"
-	"strings"
 
 	"github.com/idmount/idmount/detect"
 	"github.com/idmount/idmount/internal/mntopt"
+	"github.com/idmount/idmount/internal/sys"
 )
 
-// selinuxActive reports whether the kernel runs SELinux, which then has its file
-// system. A variable for tests.
-var selinuxActive = func() bool {
-	text, err := os.ReadFile("/proc/filesystems")
-	return err == nil && strings.Contains(string(text), "\tselinuxfs\n")
-}
+// selinuxActive is a variable for tests.
+var selinuxActive = sys.RunsSELinux
 
 // mountOptions are the options of the mount in a list, and warnings about those that
 // do nothing.

@@ -433,6 +433,7 @@ func (r *request) newFS(source *os.File, relay, callers bool, shares, passDepth 
 		AsCallers:     callers,
 		Transport:     transport,
 		Shares:        shares,
+		SELinux:       selinuxActive(),
 		Requests:      r.requests,
 		Stacking:      r.Stacking,
 
@@ -448,6 +449,7 @@ func (r *request) mountOptions(source string, attrs uint64) sys.FuseMountOptions
 		DefaultPermissions: true,
 		MaxRead:            1 << 20,
 		Attrs:              attrs,
+		ServeEarly:         selinuxActive(),
 	}
 	for _, l := range r.Mount.Labels.All() {
 		o.Labels = append(o.Labels, sys.FuseLabel(l))
@@ -458,18 +460,18 @@ func (r *request) mountOptions(source string, attrs uint64) sys.FuseMountOptions
 // attach mounts fs at the target: nobody sees the target before it is ready.
 // After an error nothing is mounted.
 func (r *request) attach(fs *fusefs.FS, o sys.FuseMountOptions) (err error) {
-	dev, tree, err := sys.FuseMount(o)
-	if errors.Is(err, unix.ENOSYS) {
+	started := false
+	tree, err := sys.FuseMountServed(o, func(dev *os.File) error {
+		started = true
+		return fs.Start(dev)
+	})
+	if errors.Is(err, unix.ENOSYS) && !started {
 		return r.attachInPlace(fs, o)
 	}
 	if err != nil {
 		return err
 	}
-	defer dev.Close()
 	defer func() { tree.Close() }() // dissolves the mount unless it has been moved
-	if err := fs.Start(dev); err != nil {
-		return err
-	}
 	if inner, err := fs.Reroot(tree); err == nil {
 		tree.Close()
 		tree = inner

@@ -290,19 +290,15 @@ func (b *viewTree) start(g *fuseGroup) error {
 		}
 		g.sources = append(g.sources, source)
 	}
-	dev, root, err := sys.FuseMount(b.r.mountOptions(b.r.Source+g.members[0].Path, 0))
-	if err != nil {
-		return err
-	}
-	defer dev.Close()
-	g.root = root
 	depth := 0 // what goes with the type of the file system
 	if slices.ContainsFunc(g.members, func(m *mounttree.Mount) bool { return m.Path == "" }) {
 		depth = b.r.PassDepth
 	}
-	if g.fs, err = b.r.newFS(g.sources[0], g.relay, g.access == CallerAccess, len(b.groups), depth, b.log); err != nil {
+	fs, err := b.r.newFS(g.sources[0], g.relay, g.access == CallerAccess, len(b.groups), depth, b.log)
+	if err != nil {
 		return err
 	}
+	g.fs = fs
 	for i, m := range g.members {
 		name := fusefs.FirstView
 		if i > 0 {
@@ -310,8 +306,8 @@ func (b *viewTree) start(g *fuseGroup) error {
 		}
 		b.plans[m].view = name
 	}
-	if err := g.fs.Start(dev); err != nil {
-		g.fs = nil
+	g.root, err = sys.FuseMountServed(b.r.mountOptions(b.r.Source+g.members[0].Path, 0), fs.Start)
+	if err != nil {
 		return err
 	}
 	if g.relay {
@@ -326,11 +322,11 @@ func (b *viewTree) start(g *fuseGroup) error {
 		}
 	}
 	var st unix.Stat_t
-	if err := unix.Fstat(int(root.Fd()), &st); err != nil {
+	if err := unix.Fstat(int(g.root.Fd()), &st); err != nil {
 		return &sys.Error{Op: "stat", Path: b.r.Target, Err: err}
 	}
 	g.device = st.Dev
-	return b.tree.Attach(root)
+	return b.tree.Attach(g.root)
 }
 
 // piece returns a mount of the new tree, yet without what belongs on it.

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -43,28 +44,52 @@ func (r *Report) probeFuse(ctx context.Context, src, ns *os.File) {
 	if r.FuseDevice.Verdict != Yes {
 		return
 	}
-	dev, tree, err := sys.FuseMount(fuseProbeMount)
-	if isAny(err, unix.ENOSYS) {
+	dev, tree, p, err := probeMount(ctx, flagPosixACL|flagAllowIdmap|flagPassthrough, 1)
+	switch {
+	case dev != nil && err != nil:
+		dev.Close()
+		r.Fuse = unknown(err, "a FUSE mount was made, but the kernel did not talk to it")
+		return
+	case isAny(err, unix.ENOSYS):
 		r.probeFuseClassic(ctx, err)
 		return
-	}
-	if err != nil {
+	case err != nil:
 		r.Fuse = mountFailure(err)
 		return
 	}
 	defer dev.Close()
 	defer tree.Close()
-
-	p, err := handshake(ctx, dev, flagPosixACL|flagAllowIdmap|flagPassthrough, 1)
-	if err != nil {
-		r.Fuse = unknown(err, "a FUSE mount was made, but the kernel did not talk to it")
-		return
-	}
 	r.Protocol = p
 	r.Fuse = yes("a FUSE mount works")
 	r.Relay = probeRelay(p, tree, ns)
 	r.probePassthrough(ctx, p, dev, src)
 }
+
+// probeMount makes a detached FUSE mount and answers its INIT. With an error, dev says
+// whether there was a mount to talk to.
+func probeMount(ctx context.Context, want uint64, depth uint32) (dev, tree *os.File, p *Protocol, err error) {
+	o := fuseProbeMount
+	o.ServeEarly = runsSELinux()
+	made := make(chan struct{})
+	var refusing sync.WaitGroup
+	tree, err = sys.FuseMountServed(o, func(d *os.File) error {
+		fd, err := unix.FcntlInt(d.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return &sys.Error{Op: "fcntl", Path: d.Name(), Err: err}
+		}
+		dev = os.NewFile(uintptr(fd), d.Name())
+		if p, err = handshake(ctx, dev, want, depth); err == nil && o.ServeEarly {
+			refusing.Go(func() { sys.FuseRefuse(dev, made) })
+		}
+		return err
+	})
+	close(made)
+	refusing.Wait()
+	return dev, tree, p, err
+}
+
+// runsSELinux is a variable for tests.
+var runsSELinux = sys.RunsSELinux
 
 var fuseProbeMount = sys.FuseMountOptions{
 	Source: "idmount-probe", Subtype: "idmount", AllowOther: true,
@@ -178,14 +203,14 @@ func (r *Report) probePassthrough(ctx context.Context, p *Protocol, dev, src *os
 	depth := 1
 	err := backingOpen(dev, file)
 	if isAny(err, unix.ELOOP) {
-		deeper, tree, errMount := sys.FuseMount(fuseProbeMount)
-		if errMount == nil {
+		deeper, tree, _, errMount := probeMount(ctx, flagPosixACL|flagPassthrough, 2)
+		if deeper != nil {
 			defer deeper.Close()
+		}
+		if errMount == nil {
 			defer tree.Close()
 			depth = 2
-			if _, errMount = handshake(ctx, deeper, flagPosixACL|flagPassthrough, 2); errMount == nil {
-				err = backingOpen(deeper, file)
-			}
+			err = backingOpen(deeper, file)
 		}
 		if errMount != nil {
 			r.Passthrough = unknown(errMount, "passthrough with stack depth 2 could not be tried")

@@ -58,6 +58,10 @@ type Options struct {
 	// if that has been tried; 0 goes by the source's type.
 	PassthroughDepth int
 
+	// SELinux says that the kernel runs it: new files then get the labels that the kernel
+	// has chosen for them, where the mount shows the source's labels.
+	SELinux bool
+
 	Requests *Requests // nil counts nothing
 }
 
@@ -94,6 +98,7 @@ type FS struct {
 	carriers   carriers
 
 	requests *Requests // nil counts nothing
+	labels   *labels   // nil without SELinux
 
 	timeout         uint16 // seconds that a request may take, 0 for any number
 	transport       Transport
@@ -158,6 +163,12 @@ func New(source *os.File, o Options) (*FS, error) {
 	}
 	if f.log == nil {
 		f.log = slog.New(slog.DiscardHandler)
+	}
+	if o.SELinux {
+		var errno unix.Errno
+		if f.labels, errno = newLabels(sys.CreationLabel); errno != 0 {
+			f.log.Warn("new files get the SELinux labels of the source's own rules", "source", source.Name(), "path", sys.CreationLabel, "cause", errno)
+		}
 	}
 	b := processBudget(max(o.Shares, 1))
 	f.fds.setBudget(b.nodes)
@@ -291,13 +302,14 @@ func (f *FS) start(dev *os.File) error {
 	f.watch.enable()
 	front := f.front()
 	protocol := fuse.NewProtocolServer(front, opts)
-	err = conn.Serve(func(in, out [][]byte) (int, bool) {
+	handle := func(in, out [][]byte) (int, bool) {
 		if n, ok := hot(front, in, out); ok {
 			return n, true
 		}
 		n, status := protocol.HandleRequest(in, out)
 		return n, status.Ok()
-	})
+	}
+	err = conn.Serve(func(in, out [][]byte) (int, bool) { return f.labels.handle(in, out, handle) })
 	if err != nil {
 		return fmt.Errorf("fuse: serve %s: %w", f.source.Name(), err)
 	}
@@ -337,6 +349,9 @@ func (f *FS) mountOptions() *fuse.MountOptions {
 			f.log.Error("panic in the file system", "cause", fmt.Sprint(v), "stack", string(debug.Stack()))
 			return fuse.EIO
 		},
+	}
+	if f.labels != nil {
+		opts.ExtraCapabilities |= fuse.CAP_SECURITY_CTX
 	}
 	if !f.own.relay {
 		opts.DisabledCapabilities |= fuse.CAP_ALLOW_IDMAP

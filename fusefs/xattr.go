@@ -35,6 +35,7 @@ func (f *FS) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, dest []b
 	if !carried(name) {
 		return 0, fuse.Status(unix.EOPNOTSUPP)
 	}
+	f.labels.see(name)
 	node, u := f.pathOf(h.NodeId)
 	if u.errno != 0 {
 		return 0, fuse.Status(u.errno)

@@ -48,7 +48,9 @@ type Conn struct {
 
 	log     *slog.Logger
 	handler Handler
-	request []byte // INIT, until it is answered
+	request []byte // INIT, until it is handled
+	unique  uint64 // of INIT
+	pending bool   // INIT has no answer
 	payload int    // the most that a message carries beside its structures
 
 	mu sync.RWMutex // held for reading while fd is used
@@ -92,6 +94,9 @@ func (c *Conn) readInit(path string) error {
 		return &sys.Error{Op: "read", Path: path, Detail: "INIT", Err: errno}
 	}
 	c.request = buf[:n]
+	if n >= inHeaderSize {
+		c.unique, c.pending = uniqueOf(c.request), true
+	}
 	var ok bool
 	if c.Init, ok = ParseInit(c.request); !ok {
 		return &sys.Error{Op: "read", Path: path, Detail: fmt.Sprintf("INIT of %d bytes", n), Err: unix.EPROTO}
@@ -113,6 +118,7 @@ func (c *Conn) Serve(h Handler) error {
 		c.Close()
 		return err
 	}
+	c.pending = false
 	if _, err = unix.Write(c.fd, answer); err != nil {
 		err = &sys.Error{Op: "write", Path: "/dev/fuse", Detail: "INIT", Err: err}
 		c.dropRings()
@@ -148,11 +154,18 @@ func (c *Conn) Wait() {
 }
 
 // Close gives the connection up. If no other descriptor of it is left, the
-// kernel ends it.
+// kernel ends it. If INIT has no answer yet, it is refused: a mount that waits for the
+// answer (sys.FuseMountServed) has a descriptor, too, and would wait for ever.
 func (c *Conn) Close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.fd >= 0 {
+		if c.pending {
+			c.pending = false
+			refusal := make([]byte, outHeaderSize)
+			putError(refusal, c.unique, unix.EIO)
+			_, _ = unix.Write(c.fd, refusal)
+		}
 		unix.Close(c.fd)
 		c.fd = -1
 	}

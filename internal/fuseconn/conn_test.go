@@ -3,6 +3,7 @@ package fuseconn
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"log/slog"
 	"os"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/idmount/idmount/internal/sys"
 	"github.com/idmount/idmount/internal/test/testenv"
 )
 
@@ -440,5 +442,44 @@ func TestAligned(t *testing.T) {
 		if len(out) < 1<<20+outHeaderSize+page {
 			t.Errorf("message of %d bytes: room of %d for the answer", n, len(out))
 		}
+	}
+}
+
+// TestCloseRefusesInit gives a connection up whose mount waits for the answer to INIT.
+func TestCloseRefusesInit(t *testing.T) {
+	testenv.PrivateMounts(t)
+	given := errors.New("given up")
+	tree, err := sys.FuseMountServed(sys.FuseMountOptions{Source: "refused", ServeEarly: true}, func(dev *os.File) error {
+		c, err := Open(dev, slog.New(slog.DiscardHandler))
+		if err != nil {
+			return err
+		}
+		c.Close()
+		return given
+	})
+	if tree != nil || !errors.Is(err, given) {
+		t.Errorf("got %v, %v", tree, err)
+	}
+	// The refusal is the only message, and comes once.
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := &kernel{t: t, fd: fds[0], buf: make([]byte, 1<<10)}
+	defer unix.Close(k.fd)
+	dev := os.NewFile(uintptr(fds[1]), "socket")
+	defer dev.Close()
+	k.send(testInit, 7, initIn(7, 40))
+	c, err := Open(dev, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	c.Close()
+	if unique, errno, _ := k.receive(); unique != 7 || errno != unix.EIO {
+		t.Errorf("request %d: %v", unique, errno)
+	}
+	if _, _, err := unix.Recvfrom(k.fd, k.buf, unix.MSG_DONTWAIT); err != unix.EAGAIN {
+		t.Errorf("another message: %v", err)
 	}
 }

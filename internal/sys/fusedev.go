@@ -11,6 +11,7 @@ const (
 	fuseDevClone        = 0x8004e500 // FUSE_DEV_IOC_CLONE, Linux 4.2
 	fuseDevBackingOpen  = 0x4010e501 // FUSE_DEV_IOC_BACKING_OPEN, Linux 6.9
 	fuseDevBackingClose = 0x4004e502 // FUSE_DEV_IOC_BACKING_CLOSE, Linux 6.9
+	fuseDevSyncInit     = 0xe503     // FUSE_DEV_IOC_SYNC_INIT, Linux 6.18
 )
 
 // FuseClone opens /dev/fuse once more for the connection of dev. What is read
@@ -29,6 +30,13 @@ func FuseClone(dev int) (int, error) {
 		return -1, &Error{Op: "ioctl", Path: path, Detail: "clone", Err: errno}
 	}
 	return fd, nil
+}
+
+// fuseSyncInit has the mount of dev, which has none yet, wait for the answer to INIT.
+// Before Linux 6.18 that is ENOTTY.
+func fuseSyncInit(dev int) unix.Errno {
+	_, errno := Ioctl(dev, fuseDevSyncInit, nil)
+	return errno
 }
 
 // FuseBackingOpen gives the connection of dev a file for passthrough. The

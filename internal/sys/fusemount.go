@@ -1,11 +1,13 @@
 package sys
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,6 +22,7 @@ type FuseMountOptions struct {
 	MaxRead            int    // bytes; 0 leaves the kernel's default
 	Attrs              uint64 // unix.MOUNT_ATTR_*: ro, nosuid, nodev, noexec, atime class
 	Labels             []FuseLabel
+	ServeEarly         bool // see FuseMountServed
 }
 
 // FuseLabel is a mount option of SELinux, such as context. A kernel without SELinux
@@ -38,16 +41,125 @@ func FuseMount(o FuseMountOptions) (dev, tree *os.File, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if len(o.Source) > longestParam {
-		tree, err = fuseMountLong(o, dev)
-	} else {
-		tree, err = fuseMount(o, dev)
-	}
+	tree, err = fuseMountOf(o, dev)
 	if err != nil {
 		dev.Close()
 		return nil, nil, err
 	}
 	return dev, tree, nil
+}
+
+func fuseMountOf(o FuseMountOptions, dev *os.File) (tree *os.File, err error) {
+	if len(o.Source) > longestParam {
+		return fuseMountLong(o, dev)
+	}
+	return fuseMount(o, dev)
+}
+
+// FuseMountServed makes a detached FUSE mount as FuseMount does, and calls serve, which
+// answers INIT and serves the mount from then on. dev is closed when both have returned.
+// serve is not called if the mount fails before it has a connection.
+//
+// With ServeEarly, serve runs while another thread makes the mount. SELinux
+// asks the server for security.selinux of the root meanwhile if the policy has
+// fs_use_xattr for fuse. Without an answer the mount calls never return.
+func FuseMountServed(o FuseMountOptions, serve func(dev *os.File) error) (tree *os.File, err error) {
+	dev, err := OpenFuseDevice(FuseDevice)
+	if err != nil {
+		return nil, err
+	}
+	defer dev.Close()
+	if o.ServeEarly {
+		// The kernel then sends INIT, and has its answer, before SELinux asks. Before Linux
+		// 6.18 that is ENOTTY: what SELinux asks waits in the kernel for the answer to INIT.
+		_ = fuseSyncInit(int(dev.Fd()))
+		tree, err = fuseMountEarly(o, dev, serve)
+	} else if tree, err = fuseMountOf(o, dev); err == nil {
+		err = serve(dev)
+	}
+	if err != nil && tree != nil {
+		tree.Close()
+		tree = nil
+	}
+	return tree, err
+}
+
+// fuseMountEarly calls serve as soon as dev has a connection. The calling thread serves,
+// as without ServeEarly, since it may be in another mount namespace than the process.
+func fuseMountEarly(o FuseMountOptions, dev *os.File, serve func(dev *os.File) error) (tree *os.File, err error) {
+	mounted := make(chan struct{})
+	go func() {
+		defer close(mounted)
+		tree, err = fuseMountOf(o, dev)
+	}()
+	var cause error
+	if awaitConnection(dev, mounted) {
+		if cause = serve(dev); cause != nil {
+			FuseRefuse(dev, mounted) // what serve has not read, too
+		}
+	}
+	<-mounted
+	switch {
+	case cause == nil:
+		return tree, err
+	case err == nil:
+		return tree, cause
+	}
+	return tree, fmt.Errorf("%w; %w", cause, err) // ENOTCONN where serve has refused INIT
+}
+
+// FuseRefuse answers all requests with an errno until done is closed or the connection
+// ends: GETXATTR with ENODATA, which SELinux accepts of a new mount, and others with ENOSYS.
+func FuseRefuse(dev *os.File, done <-chan struct{}) {
+	const inHeader, outHeader, getxattr = 40, 16, 22 // of include/uapi/linux/fuse.h
+	buf := make([]byte, 64<<10)
+	for {
+		select {
+		case <-done:
+			return
+		default:
+		}
+		const look = 10 // ms
+		if n, _ := unix.Poll([]unix.PollFd{{Fd: int32(dev.Fd()), Events: unix.POLLIN}}, look); n <= 0 {
+			continue
+		}
+		n, err := unix.Read(int(dev.Fd()), buf)
+		switch {
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOENT):
+			continue
+		case err != nil || n < inHeader:
+			return
+		}
+		var out [outHeader]byte
+		errno := unix.ENOSYS
+		if binary.NativeEndian.Uint32(buf[4:]) == getxattr {
+			errno = unix.ENODATA
+		}
+		binary.NativeEndian.PutUint32(out[0:], outHeader)
+		binary.NativeEndian.PutUint32(out[4:], uint32(-int32(errno)))
+		copy(out[8:], buf[8:16])                 // unique
+		_, _ = unix.Write(int(dev.Fd()), out[:]) // a request without an answer is ENOENT
+	}
+}
+
+// awaitConnection returns when dev has a connection, or false when the mount has failed
+// before it had one. After fuseSyncInit read(2) and poll(2) wait for a connection, and no
+// failure of the mount wakes them. write(2) is EPERM until there is one.
+func awaitConnection(dev *os.File, mounted <-chan struct{}) bool {
+	connected := func() bool {
+		_, err := unix.Write(int(dev.Fd()), []byte{0}) // EINVAL: no message is that short
+		return !errors.Is(err, unix.EPERM)
+	}
+	for pause := 50 * time.Microsecond; ; pause = min(2*pause, 10*time.Millisecond) {
+		if connected() {
+			return true
+		}
+		select {
+		case <-mounted:
+			return connected()
+		case <-time.After(pause):
+		}
+	}
 }
 
 // longestParam is the length of the longest string that fsconfig(2) takes.
