@@ -30,9 +30,9 @@ func WithCreationLabel(path string, label []byte, fn func()) unix.Errno {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	// One descriptor for both, so that no limit keeps the label from being cleared.
-	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return Errno(err)
+	fd, errno := OpenAt(unix.AT_FDCWD, path, unix.O_WRONLY, 0)
+	if errno != 0 {
+		return errno
 	}
 	defer unix.Close(fd)
 	if errno := writeLabel(fd, label); errno != 0 {
