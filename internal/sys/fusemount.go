@@ -112,7 +112,8 @@ func fuseMountEarly(o FuseMountOptions, dev *os.File, serve func(dev *os.File) e
 // ends: GETXATTR with ENODATA, which SELinux accepts of a new mount, and others with ENOSYS.
 func FuseRefuse(dev *os.File, done <-chan struct{}) {
 	const inHeader, outHeader, getxattr = 40, 16, 22 // of include/uapi/linux/fuse.h
-	buf := make([]byte, 64<<10)
+	// The kernel demands room for the largest write that the answer to INIT allows.
+	buf := make([]byte, 1<<20+4096)
 	for {
 		select {
 		case <-done:

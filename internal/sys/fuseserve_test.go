@@ -33,7 +33,7 @@ func answerInit(t *testing.T, dev *os.File, errno unix.Errno) {
 	if errno == 0 {
 		binary.NativeEndian.PutUint32(out[16:], 7)
 		binary.NativeEndian.PutUint32(out[20:], 31)
-		binary.NativeEndian.PutUint32(out[36:], 4096) // max_write
+		binary.NativeEndian.PutUint32(out[36:], 1<<20) // max_write
 	}
 	if _, err := unix.Write(int(dev.Fd()), out); err != nil {
 		t.Errorf("answer INIT: %v", err)
