@@ -88,17 +88,28 @@ func settingsOf(t *testing.T) settings {
 // universe is the worlds that are compared: the first is native.
 type universe []*World
 
+// notNative are the sources that the kernel can't idmap. What is compared with there is
+// another mount by the same backend, the first that is asked for, that keeps nothing.
+var notNative = []string{"overlay", "overlay-nfs_export", "ramfs"}
+
 func newUniverse(t testing.TB, fstype string, m *conformance.Map, backends []string, o idmount.Options) universe {
 	source := testenv.Source(t, fstype)
 	// The observer's files are nobody's business, and so is its umask.
 	unix.Umask(0)
 	var u universe
+	if slices.Contains(notNative, fstype) {
+		backends = backends[:1] // others differ in which error comes first
+	}
 	for i, backend := range append([]string{"native"}, backends...) {
 		dir := filepath.Join(source, fmt.Sprint(i))
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		u = append(u, NewWorld(t, dir, m, backend, o))
+		options := o
+		if backend == "native" && slices.Contains(notNative, fstype) {
+			backend, options.Cache.Mode = backends[0], fusefs.CacheNone
+		}
+		u = append(u, NewWorld(t, dir, m, backend, options))
 	}
 	return u
 }

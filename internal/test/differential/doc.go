@@ -30,5 +30,6 @@
 // than none nobody changes the source beside the mount.
 //
 // SOAKBACKEND=native compares the oracle with itself, which shows that a
-// difference would be the backend's. IDMOUNT_SOURCES names the file systems.
+// difference would be the backend's. IDMOUNT_SOURCES names the file systems; where none
+// is native (overlay), the oracle is the same backend with cache none.
 package differential
