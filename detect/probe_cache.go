@@ -24,8 +24,6 @@ func (r *Report) probeCache(src *os.File) {
 		r.CoherentCache = no(nil, "the source is a file, of which no descriptor is kept that changes could be watched by")
 	case !sys.SeesAllChanges(&st):
 		r.CoherentCache = no(nil, "others than this kernel may change %s", r.FSType)
-	case r.FileHandles.Verdict == No:
-		r.CoherentCache = no(nil, "%s has no file handles, by which changes are told from one another", r.FSType)
 	case r.FileHandles.Verdict == Unknown:
 		r.CoherentCache = unknown(nil, "not tried without file handles")
 	case r.Protocol == nil:
@@ -33,27 +31,37 @@ func (r *Report) probeCache(src *os.File) {
 	case !r.Protocol.has(flagExpireOnly):
 		r.CoherentCache = no(nil, "the kernel's FUSE has no HAS_EXPIRE_ONLY (Linux 6.2)")
 	default:
-		r.CoherentCache = r.tryWatch(src)
+		r.CoherentCache = r.tryWatch(src, r.FileHandles.Verdict == Yes)
 	}
 }
 
-func (r *Report) tryWatch(src *os.File) Finding {
+// tryWatch watches the file system as a whole, or, if its files don't open by handle,
+// tries whether one by one can be watched.
+func (r *Report) tryWatch(src *os.File, whole bool) Finding {
 	fd, err := unix.Openat(int(src.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return unknown(&sys.Error{Op: "open", Path: r.Path, Err: err}, "the source could not be opened")
 	}
 	dir := os.NewFile(uintptr(fd), r.Path)
 	defer dir.Close()
-	changes, err := sys.NewChanges()
-	if err == nil {
-		defer changes.Close()
-		err = changes.Add(dir)
+	if !whole {
+		err = sys.ReportsFileIDs(dir)
+	} else {
+		var changes *sys.Changes
+		if changes, err = sys.NewChanges(); err == nil {
+			defer changes.Close()
+			err = changes.Add(dir)
+		}
 	}
 	switch {
+	case err == nil && !whole:
+		return yes("changes to %s are reported by fanotify, file by file", r.FSType)
 	case err == nil:
 		return yes("changes to %s are reported by fanotify", r.FSType)
 	case isAny(err, unix.ENOSYS):
 		return no(err, "the kernel has no fanotify, or a seccomp filter hides it")
+	case isAny(err, unix.EINVAL, unix.EOPNOTSUPP, unix.ENODEV, unix.EXDEV) && !whole:
+		return no(err, "%s has no file handles, by which changes are told from one another (overlay: Linux 6.6)", r.FSType)
 	case isAny(err, unix.EINVAL):
 		return no(err, "fanotify reports no file handles (Linux 5.9)")
 	case isAny(err, unix.EMFILE):

@@ -25,7 +25,7 @@ func (f *FS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) f
 // attributes answers with those of a node, of which fd is a descriptor. note notes what
 // the kernel has then.
 func (f *FS) attributes(n *node, fd int, out *fuse.AttrOut, note func(*kernelCopy, uint64)) unix.Errno {
-	began := f.watch.begin(n.key)
+	began := f.reading(n, fd)
 	var st unix.Stat_t
 	if errno := sys.Stat(fd, &st); errno != 0 {
 		return errno
@@ -42,7 +42,7 @@ func (f *FS) attributes(n *node, fd int, out *fuse.AttrOut, note func(*kernelCop
 		return 0
 	}
 	note(&n.attrs, n.fingerprint(st.Uid, st.Gid, st.Mode))
-	out.SetTimeout(f.attrValidity(n, st.Mode, began))
+	out.SetTimeout(f.attrValidity(n, st.Mode, uint64(st.Nlink), began))
 	return 0
 }
 
@@ -261,7 +261,7 @@ func (f *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse
 	}
 	defer u.done()
 	const mask = unix.STATX_BASIC_STATS | unix.STATX_BTIME
-	began := f.watch.begin(n.key)
+	began := f.reading(n, u.fd)
 	var st unix.Statx_t
 	if err := unix.Statx(u.fd, "", unix.AT_EMPTY_PATH, mask, &st); err != nil {
 		return fuse.Status(sys.Errno(err))
@@ -284,7 +284,7 @@ func (f *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse
 	out.Ctime = sxTime(st.Ctime)
 	out.Mtime = sxTime(st.Mtime)
 	out.RdevMajor, out.RdevMinor = st.Rdev_major, st.Rdev_minor
-	out.SetTimeout(f.attrValidity(n, uint32(st.Mode), began))
+	out.SetTimeout(f.attrValidity(n, uint32(st.Mode), uint64(st.Nlink), began))
 	return fuse.OK
 }
 

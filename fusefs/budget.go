@@ -11,6 +11,7 @@ import (
 // each.
 type budget struct {
 	nodes   int // fdCache
+	marked  int // fdCache, if the source's files are marked
 	files   int // openFiles
 	dirs    int // streams
 	readers int // of the connection, each with a descriptor of its own
@@ -21,11 +22,14 @@ const ownDescriptors = 24
 
 // newBudget is for one of the file systems that share a process, which may have limit
 // descriptors. Many are enough for what can be closed: 8192 nodes, 64 directories.
+// Of files that are marked (fileMarks) more is kept, which takes their descriptors: without
+// these they are pruned. Their marks pin the inodes anyway.
 func newBudget(limit uint64, shares int) budget {
 	spare := max((int(min(limit, 1<<30))-ownDescriptors)/shares, 16)
 	dirs := max(min(spare/16, 64), 2)
 	return budget{
 		nodes:   min(spare*5/16, 8192),
+		marked:  min(spare*5/16, 1<<16),
 		files:   spare * 5 / 16,
 		dirs:    dirs,
 		readers: max(spare/16, 2),

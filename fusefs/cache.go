@@ -23,7 +23,8 @@ type CacheMode uint8
 const (
 	// CacheCoherent keeps names and attributes, and takes back what others
 	// change below as soon as the kernel reports it (fanotify(7), Linux 5.9):
-	// in milliseconds. What is not reported, times of access and stores to
+	// in milliseconds; where files don't open by handle, as on overlay, Linux
+	// 6.6. What is not reported, times of access and stores to
 	// mapped files, is seen within CoherentBound. Sources whose changes are not
 	// all seen by this kernel, such as NFS, work as with CacheNone.
 	CacheCoherent CacheMode = iota
@@ -110,7 +111,7 @@ const capExpireOnly = 1 << 35
 // Caching returns how the kernel caches the source, and why if that is not as
 // Options.Cache says. It is for after Start.
 func (f *FS) Caching() (Cache, error) {
-	if f.cache.Mode != CacheCoherent || f.lifetime(f.mounts.root) > 0 {
+	if f.cache.Mode != CacheCoherent || f.rootLifetime() > 0 {
 		return f.cache, nil
 	}
 	kept := Cache{Mode: CacheNone}
@@ -119,8 +120,10 @@ func (f *FS) Caching() (Cache, error) {
 		return kept, ErrShared
 	case f.single:
 		return kept, ErrFile
+	case f.mounts.root == nil && f.mounts.blind != nil:
+		return kept, f.mounts.blind
 	case f.mounts.root == nil:
-		return kept, ErrNoHandles
+		return kept, ErrNoExpiry
 	case f.mounts.root.blind != nil:
 		return kept, f.mounts.root.blind
 	}
@@ -159,21 +162,41 @@ func (f *FS) lifetime(m *mount) time.Duration {
 	return 0
 }
 
+// rootLifetime is lifetime of what is on the source's own mount.
+func (f *FS) rootLifetime() time.Duration {
+	if f.cache.Mode == CacheCoherent && f.mounts.root == nil && f.mounts.blind == nil && f.kernel.Flags&capExpireOnly != 0 {
+		return CoherentBound
+	}
+	return f.lifetime(f.mounts.root)
+}
+
+// kept is validity for what was read of a node since r began.
+func (f *FS) kept(n *node, r reading) time.Duration {
+	if r.marked && f.kernel.Flags&capExpireOnly != 0 && !f.watch.isBehind() {
+		return CoherentBound
+	}
+	return f.validity(f.mountOf(n))
+}
+
 // attrValidity returns how long attributes of n may be kept that were read
 // since r began.
 //
 // The mode of a file with S_ISUID or S_ISGID is never kept: a write can clear
 // them at the source, without the kernel's knowing that of our file, and a
 // program has to lose them with its first changed byte. Neither are those of a
-// file that is open for writing and written without our knowing.
-func (f *FS) attrValidity(n *node, mode uint32, r reading) time.Duration {
+// file that is open for writing and written without our knowing. A file with several names
+// may be one inode of an overlay for each name, of which only one is marked.
+func (f *FS) attrValidity(n *node, mode uint32, links uint64, r reading) time.Duration {
 	if !n.isDir() && mode&(unix.S_ISUID|unix.S_ISGID) != 0 {
 		return 0
 	}
 	if n.written() && f.cache.Mode != CacheExclusive {
 		return 0
 	}
-	d := f.validity(f.mountOf(n))
+	if r.marked && links > 1 && !n.isDir() {
+		return 0
+	}
+	d := f.kept(n, r)
 	if d != 0 && !f.watch.undisturbed(r) {
 		return 0
 	}
@@ -182,7 +205,7 @@ func (f *FS) attrValidity(n *node, mode uint32, r reading) time.Duration {
 
 // entryValidity is attrValidity for a name in dir.
 func (f *FS) entryValidity(dir *node, r reading) time.Duration {
-	d := f.validity(f.mountOf(dir))
+	d := f.kept(dir, r)
 	if d != 0 && !f.watch.undisturbed(r) {
 		return 0
 	}

@@ -247,7 +247,7 @@ func (f *FS) openNew(c creator, dirfd int, name string, flags int) (fd int, errn
 func (f *FS) created(fd int, h *fuse.InHeader, flags uint32, dir *node, name string, charged bool, out *fuse.CreateOut) unix.Errno {
 	var began reading
 	if dir != nil {
-		began = f.watch.begin(dir.key)
+		began = f.reading(dir, -1) // which is marked since the name was looked up
 	}
 	n, errno := f.identify(fd, false, dir, name, &out.EntryOut)
 	if errno != 0 {

@@ -220,6 +220,7 @@ func (f *FS) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse
 		return fuse.Status(errno)
 	}
 	d.charged, d.uid = keep, uid
+	out.OpenFlags |= f.keepsListing(n)
 	out.Fh = f.streams.add(d)
 	closeStreams(f.streams.rest(d))
 	return fuse.OK
@@ -330,7 +331,7 @@ func (f *FS) stream(in *fuse.ReadIn) (*stream, func(), unix.Errno) {
 		} else {
 			f.streams.park(d)
 		}
-		if f.watch != nil && f.validity(f.mountOf(n)) == 0 {
+		if f.watch != nil && f.kept(n, d.read) == 0 {
 			f.watch.forget(n.id, true) // the kernel keeps it, and nobody would tell it
 		}
 	}
@@ -414,7 +415,7 @@ func (f *FS) each(d *stream, add func(e fuse.DirEntry) bool) unix.Errno {
 			if d.buf == nil {
 				d.buf = direntBufs.Get().(*[direntBuf]byte)[:]
 			}
-			d.turn, d.read = f.streams.turn.Load(), f.watch.begin(d.node.key)
+			d.turn, d.read = f.streams.turn.Load(), f.reading(d.node, d.fd)
 			n, err := unix.Getdents(d.fd, d.buf)
 			if err != nil {
 				if sent {

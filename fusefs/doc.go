@@ -44,13 +44,16 @@
 // long, and a watch on the source's file system takes it back when somebody
 // else changes something there: names by INVAL_ENTRY, attributes and data by
 // INVAL_INODE. The events of all file systems that a process serves come from one
-// fanotify group (watchGroup). Changes that the server makes itself are not taken back, since the
+// fanotify group (watchGroup). Where files don't open by handle, fanotify marks no file
+// system, and each file is marked before it is read (fileMarks). Changes that the server makes itself are not taken back, since the
 // kernel that asked for them knows; unless it knows some files as two, of a file system
 // that is mounted more than once below the source. An answer that was read while its file
 // changed may not be kept, which the watch tells by counters. Directories are
 // listed without OPENDIR and then cached. Files that the kernel writes without
 // the server (passthrough) have their attributes asked for each time while they
 // are open for writing.
+//
+// Not kept by marks: the attributes of files with several names.
 //
 // Not kept in any mode: the attributes of files with S_ISUID or S_ISGID. The
 // source clears them with the first changed byte, and a cached mode would let
@@ -99,10 +102,11 @@
 //
 // # Locks
 //
-// In this order, never the other way: watchGroup.dispatching, node.open, backings.mu,
+// In this order, never the other way: watchGroup.dispatching, fileMarks.dispatching, node.open, backings.mu,
 // fileLocks.sys, lockBooks.mu, openFiles.mu, shard.mu, table.mu, fdCache.mu, pruner.mu,
 // noticeQueue.mu, lateFinds.mu. Apart from these: mounts.mu, watch.groupMu, watchGroups.mu or
-// watchGroup.mu. No system call that can block on the source is made under openFiles.mu
+// watchGroup.mu; sharedMarks.mu and fileMarks.mu after it, which has the log's locks alone
+// after it. No system call that can block on the source is made under openFiles.mu
 // and what follows it. stream.mu comes before node.open, and streams.mu is taken with no
 // other lock but that.
 package fusefs

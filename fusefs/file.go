@@ -168,7 +168,7 @@ func (f *FS) attach(n *node, u *usage, flags uint32, out *fuse.OpenOut) {
 	}
 	u.open.count++
 	if u.open.backing == 0 {
-		if f.passOff.Load() && f.validity(f.mountOf(n)) > 0 && f.cache.Mode == CacheCoherent {
+		if f.passOff.Load() && f.keepsData(n, u) {
 			out.OpenFlags |= fuse.FOPEN_KEEP_CACHE
 		}
 		return

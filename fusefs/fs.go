@@ -223,6 +223,9 @@ func New(source *os.File, o Options) (*FS, error) {
 		f.watch.close()
 		return nil, err
 	}
+	if f.mounts.root == nil && f.mounts.blind == nil {
+		f.fds.setBudget(b.marked)
+	}
 	fd, err := unix.FcntlInt(source.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		f.watch.close()
@@ -288,6 +291,8 @@ func (f *FS) start(dev *os.File) error {
 		conn.Close()
 		return fmt.Errorf("fuse: idmap the mount for %s: the kernel's FUSE has no ALLOW_IDMAP (Linux 6.12)", f.source.Name())
 	}
+	// Not where files are marked: places in a merged directory of an overlay, and in one of
+	// ramfs, are numbers of entries, and good as long as that is open; see keepsListing.
 	f.keepDirs = f.kernel.Flags&capNoOpendirSupport != 0 && f.lifetime(f.mountOf(f.root)) > 0 && f.cache.Mode != CacheTTL
 	opts := f.mountOptions()
 	rings, err := f.prepareRings(conn, opts.MaxWrite)

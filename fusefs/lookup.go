@@ -89,9 +89,15 @@ func (f *FS) intern(fd int, parent *node, name string, out *fuse.EntryOut) (*nod
 	if n == nil {
 		return nil, unix.ENFILE
 	}
+	if m == nil {
+		// The mark comes before what may be kept is read.
+		if began = f.reading(n, fd); began.marked {
+			began.marked = sys.Stat(fd, &st) == 0
+		}
+	}
 	f.describe(n, &st, out)
-	if noHandle != 0 || seen {
-		out.SetAttrTimeout(f.attrValidity(n, st.Mode, began))
+	if noHandle != 0 || seen || began.marked {
+		out.SetAttrTimeout(f.attrValidity(n, st.Mode, uint64(st.Nlink), began))
 	}
 	return n, 0
 }
@@ -143,7 +149,7 @@ func (f *FS) internName(dirfd int, name string, out *fuse.EntryOut) unix.Errno {
 		}
 	}
 	f.describe(n, &st, out)
-	out.SetAttrTimeout(f.attrValidity(n, st.Mode, began))
+	out.SetAttrTimeout(f.attrValidity(n, st.Mode, uint64(st.Nlink), began))
 	return 0
 }
 
@@ -187,7 +193,7 @@ func (f *FS) entry(dir *node, dirfd int, name string, out *fuse.EntryOut) unix.E
 
 // find answers with the file name in dir, if it exists.
 func (f *FS) find(dir *node, dirfd int, name string, out *fuse.EntryOut) unix.Errno {
-	began := f.watch.begin(dir.key)
+	began := f.reading(dir, dirfd)
 	f.doubt(dirfd, name)
 	var errno unix.Errno
 	if f.lateFinds.active() {
@@ -258,6 +264,7 @@ func (f *FS) lookupPrivate(id uint64, name string, out *fuse.EntryOut) unix.Errn
 // Forget implements fuse.RawFileSystem.
 func (f *FS) Forget(id, count uint64) {
 	if n := f.nodes.forget(id, count); n != nil {
+		f.unmark(n)
 		f.fds.drop(n)
 		f.dropBacking(n)
 		if n.isDir() {
@@ -379,6 +386,19 @@ func (f *FS) withHandle(dirfd int, name string) *node {
 	}
 	var key keyBuf
 	return f.nodes.find(key.ofHandle(m, buf[:size]))
+}
+
+// nodeOf returns the node of the file that fd is a descriptor of, nil if there is none.
+func (f *FS) nodeOf(fd int) *node {
+	if n := f.withHandle(fd, ""); n != nil {
+		return n
+	}
+	var st unix.Stat_t
+	if sys.Stat(fd, &st) != 0 {
+		return nil
+	}
+	var key keyBuf
+	return f.nodes.find(key.ofInode(&st))
 }
 
 // moved notes the new place of a file without a handle.

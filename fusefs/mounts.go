@@ -22,8 +22,11 @@ type mounts struct {
 	log   *slog.Logger
 
 	mu   sync.RWMutex
-	byID map[int32]*mount         // nil values: mounts without handles
-	all  atomic.Pointer[[]*mount] // by index; never changed, but replaced
+	byID map[int32]*mount // nil values: mounts without handles
+
+	markables map[int32]*markable      // of mounts without handles; nil values: those that can't be watched
+	blind     error                    // if files of the source don't open by handle: why they can't be watched
+	all       atomic.Pointer[[]*mount] // by index; never changed, but replaced
 }
 
 // at returns the mount with an index, nil if there is none.
@@ -47,7 +50,7 @@ func noHandles(err error) bool {
 
 // newMounts finds out whether files of the source open by handle.
 func newMounts(source *os.File, w *watch, logger *slog.Logger) (*mounts, error) {
-	m := &mounts{byID: make(map[int32]*mount), watch: w, log: logger}
+	m := &mounts{byID: make(map[int32]*mount), markables: make(map[int32]*markable), watch: w, log: logger, blind: ErrNoHandles}
 	fd, errno := openDir(int(source.Fd()), ".")
 	if errno == unix.EACCES || errno == unix.ENOTDIR {
 		return m, nil // a source that refuses root to list it; each file is kept open then
@@ -57,10 +60,11 @@ func newMounts(source *os.File, w *watch, logger *slog.Logger) (*mounts, error) 
 	}
 	dir := os.NewFile(uintptr(fd), source.Name())
 	if err := sys.SupportsHandles(dir); err != nil {
-		dir.Close()
 		if noHandles(err) {
-			err = nil
+			m.admitRoot(dir)
+			return m, nil
 		}
+		dir.Close()
 		return m, err
 	}
 	var buf [sys.MaxHandle]byte
@@ -160,6 +164,12 @@ func (m *mounts) close() {
 		}
 	}
 	m.byID = nil
+	for _, on := range m.markables {
+		if on != nil {
+			on.dir.Close()
+		}
+	}
+	m.markables = nil
 }
 
 // devices numbers the devices below the source in the order in which they are

@@ -38,6 +38,7 @@ type held struct {
 	grade     grade
 	users     int
 	recent    bool
+	mark      uint32        // group of the mark on the file of fd; see fileMarks
 	unwanted  bool          // closed as soon as nobody uses it
 	forgotten bool          // by the kernel
 	pin       *list.Element // of fdCache.pins; nil if not pinned
@@ -62,6 +63,7 @@ type usage struct {
 	writers atomic.Int32              // open files that write past this server, by passthrough
 	unkept  atomic.Bool               // the kernel has been told so; see watch.changed
 	locks   atomic.Pointer[fileLocks] // nil if nobody has ever locked it
+	mark    uint32                    // see keepsData; guarded by open.mu
 	files   *openFile                 // those that are open; guarded by openFiles.mu
 }
 
@@ -269,7 +271,7 @@ func (c *fdCache) adopt(n *node, fd int, g grade) int {
 		closing = append(closing, h.fd)
 		h.fd, h.grade = fd, g
 	default:
-		h.fd, h.grade = fd, g
+		h.fd, h.grade, h.mark = fd, g, 0
 		h.slot = len(c.ring)
 		c.ring = append(c.ring, n)
 		h.unwanted = h.forgotten
@@ -416,6 +418,19 @@ func (c *fdCache) place(n, parent *node, name string) {
 		c.unpin(h)
 	}
 	c.mu.Unlock()
+}
+
+// movedTo notes where somebody else has moved a node without a handle, unless it is kept
+// for want of a place.
+func (c *fdCache) movedTo(n, parent *node, name string) {
+	if n.mountIndex() != noMount {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if h := n.held; h != nil && h.pin == nil && !h.forgotten {
+		h.parent, h.name = parent, name
+	}
 }
 
 func (c *fdCache) placeOf(n *node) (*node, string) {

@@ -52,6 +52,7 @@ type watch struct {
 	fs      *FS
 	group   *watchGroup // nil until a mount is watched; guarded by groupMu
 	groupMu sync.Mutex
+	marks   atomic.Pointer[fileMarks] // nil until a file system of marks is known; written with groupMu held
 	seed    maphash.Seed
 	buckets [1 << 12]atomic.Uint32
 	notices noticeQueue
@@ -77,7 +78,10 @@ type notice struct {
 }
 
 // reading is the moment at which something began to be read.
-type reading struct{ bucket, count uint32 }
+type reading struct {
+	bucket, count uint32
+	marked        bool // by fileMarks; then what is read may be kept
+}
 
 // newWatch watches nothing yet.
 func newWatch(f *FS) *watch {
@@ -202,6 +206,9 @@ func (w *watch) close() {
 		group.remove(w)
 		group.release()
 	}
+	if marks := w.marks.Load(); marks != nil {
+		marks.release(w)
+	}
 	close(w.stop)
 	w.notices.close()
 	w.running.Wait()
@@ -209,22 +216,41 @@ func (w *watch) close() {
 
 // changed deals with an event on the file system of m. It does not wait for anything.
 func (w *watch) changed(m *mount, c *sys.Change) {
-	const names = unix.FAN_CREATE | unix.FAN_DELETE | unix.FAN_MOVED_FROM | unix.FAN_MOVED_TO
-	if c.Mask&names != 0 && len(c.Name) > 0 {
-		if n := w.known(m, c.Dir); n != nil && !w.isBehind() {
-			w.tell(notice{id: n.id, name: string(c.Name)})
-		}
+	var dir, file *node
+	if c.Mask&nameMask != 0 && len(c.Name) > 0 {
+		dir = w.known(m, c.Dir)
+	} else if len(c.Name) > 0 {
+		var room keyBuf
+		dir = w.fs.nodes.find(room.ofHandle(m, c.Dir))
 	}
-	if c.Mask&unix.FAN_DELETE != 0 && len(c.File) > 0 {
-		if n := w.known(m, c.File); n != nil {
-			w.fs.pruner.deleted(n, w.known(m, c.Dir), string(c.Name))
-		}
+	if c.Mask&(unix.FAN_DELETE|attrMask) != 0 && len(c.File) > 0 {
+		file = w.known(m, c.File)
 	}
-	if c.Mask&(unix.FAN_ATTRIB|unix.FAN_MODIFY|unix.FAN_MOVE_SELF) != 0 && len(c.File) > 0 {
-		n := w.known(m, c.File)
+	w.apply(c, dir, file)
+}
+
+// nameMask and attrMask are the events about names, and about attributes and data.
+const (
+	nameMask = unix.FAN_CREATE | unix.FAN_DELETE | unix.FAN_MOVED_FROM | unix.FAN_MOVED_TO
+	attrMask = unix.FAN_ATTRIB | unix.FAN_MODIFY | unix.FAN_MOVE_SELF
+)
+
+// apply deals with an event about a name in dir, or about file; they are nil where the
+// kernel knows no such node.
+func (w *watch) apply(c *sys.Change, dir, file *node) {
+	if c.Mask&nameMask != 0 && dir != nil && !w.isBehind() {
+		w.tell(notice{id: dir.id, name: string(c.Name)})
+	}
+	if c.Mask&nameMask == unix.FAN_MOVED_TO && dir != nil && file != nil {
+		w.fs.fds.movedTo(file, dir, string(c.Name))
+	}
+	if c.Mask&unix.FAN_DELETE != 0 && file != nil {
+		w.fs.pruner.deleted(file, dir, string(c.Name))
+	}
+	if n := file; c.Mask&attrMask != 0 && n != nil {
 		// Nothing is kept of a file that is written through the mount,
 		// and each of those writes is an event.
-		if n == nil || c.Mask&(unix.FAN_ATTRIB|unix.FAN_MOVE_SELF) == 0 && n.written() && n.uses().unkept.Swap(true) {
+		if c.Mask&(unix.FAN_ATTRIB|unix.FAN_MOVE_SELF) == 0 && n.written() && n.uses().unkept.Swap(true) {
 			return
 		}
 		if c.Mask&unix.FAN_ATTRIB != 0 {
@@ -235,8 +261,9 @@ func (w *watch) changed(m *mount, c *sys.Change) {
 		}
 		if !w.isBehind() {
 			w.tell(notice{id: n.id, data: c.Mask&unix.FAN_MODIFY != 0, attrs: c.Mask&unix.FAN_ATTRIB != 0})
-			if c.Mask&unix.FAN_ATTRIB != 0 && len(c.Name) > 0 {
-				w.expireName(m, c)
+			if c.Mask&unix.FAN_ATTRIB != 0 && dir != nil {
+				// The name too: see expireDirectory.
+				w.tell(notice{id: dir.id, name: string(c.Name), attrs: true})
 			}
 		}
 	}
@@ -265,15 +292,7 @@ func (w *watch) tell(n notice) {
 // a file was changed expires too: whoever comes by it has it looked up, and the kernel
 // then has the new owner.
 
-// expireName has the name of an event about a file's attributes looked up again.
-func (w *watch) expireName(m *mount, c *sys.Change) {
-	var room keyBuf
-	if dir := w.fs.nodes.find(room.ofHandle(m, c.Dir)); dir != nil {
-		w.tell(notice{id: dir.id, name: string(c.Name), attrs: true})
-	}
-}
-
-// expireDirectory is expireName for a directory, of which the event has no name.
+// expireDirectory has the name of a directory looked up again, of which the event has none.
 func (w *watch) expireDirectory(id uint64) {
 	f := w.fs
 	n := f.nodes.get(id)
@@ -295,7 +314,7 @@ func (w *watch) expireDirectory(id uint64) {
 		return
 	}
 	defer unix.Close(parent)
-	if dir := f.withHandle(parent, ""); dir != nil {
+	if dir := f.nodeOf(parent); dir != nil {
 		f.conn.InvalidateEntry(dir.id, filepath.Base(path))
 	}
 }

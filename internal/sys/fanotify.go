@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,12 +41,18 @@ const changeMask = unix.FAN_CREATE | unix.FAN_DELETE | unix.FAN_MOVED_FROM | uni
 	unix.FAN_ATTRIB | unix.FAN_MODIFY | unix.FAN_ONDIR
 
 // NewChanges starts with no file system.
-func NewChanges() (*Changes, error) {
+func NewChanges() (*Changes, error) { return newChanges(0) }
+
+// NewFileChanges is NewChanges for AddFile. The marks don't count for the user's
+// fs.fanotify.max_user_marks: how many there are is up to the caller.
+func NewFileChanges() (*Changes, error) { return newChanges(unix.FAN_UNLIMITED_MARKS) }
+
+func newChanges(more uint) (*Changes, error) {
 	const flags = unix.FAN_CLASS_NOTIF | unix.FAN_CLOEXEC | unix.FAN_NONBLOCK |
 		unix.FAN_REPORT_FID | unix.FAN_REPORT_DIR_FID | unix.FAN_REPORT_NAME
-	fd, err := unix.FanotifyInit(flags|unix.FAN_REPORT_TARGET_FID, unix.O_RDONLY|unix.O_CLOEXEC)
+	fd, err := unix.FanotifyInit(flags|more|unix.FAN_REPORT_TARGET_FID, unix.O_RDONLY|unix.O_CLOEXEC)
 	if err == unix.EINVAL { // before Linux 5.17
-		fd, err = unix.FanotifyInit(flags, unix.O_RDONLY|unix.O_CLOEXEC)
+		fd, err = unix.FanotifyInit(flags|more, unix.O_RDONLY|unix.O_CLOEXEC)
 	}
 	if err != nil {
 		e := &Error{Op: "fanotify_init", Err: err}
@@ -72,6 +79,95 @@ func (c *Changes) Remove(dir *os.File) error {
 	return c.mark(dir, unix.FAN_MARK_REMOVE|unix.FAN_MARK_FILESYSTEM, changeMask)
 }
 
+// changeMasks of the marks on one file, by whether it is a directory. FIFOs and devices
+// are written to without changing.
+const (
+	dirMask  = changeMask &^ unix.FAN_MODIFY
+	fileMask = unix.FAN_ATTRIB | unix.FAN_MODIFY | unix.FAN_MOVE_SELF
+)
+
+// AddFile has the changes of the file of fd alone reported: of a directory, its names
+// and its own attributes. It does not matter by which name, or by which descriptor, the
+// file is changed. The mark pins the inode, and goes with it when the file is deleted.
+func (c *Changes) AddFile(fd int, dir bool) unix.Errno {
+	return c.markFile(fd, unix.FAN_MARK_ADD, dir)
+}
+
+// RemoveFile takes AddFile back.
+func (c *Changes) RemoveFile(fd int, dir bool) unix.Errno {
+	return c.markFile(fd, unix.FAN_MARK_REMOVE, dir)
+}
+
+func (c *Changes) markFile(fd int, flags uint, dir bool) unix.Errno {
+	mask := uint64(fileMask)
+	if dir {
+		mask = dirMask
+	}
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.fd < 0 {
+		return unix.EBADF
+	}
+	var b procPath // fd may be O_PATH
+	dirfd, name := b.of(fd)
+	return fanotifyMark(c.fd, flags, mask, dirfd, name)
+}
+
+// fanotifyMark makes no copy of the name, as unix.FanotifyMark does: it is called for
+// each file that is looked up.
+func fanotifyMark(group int, flags uint, mask uint64, dirfd uintptr, name *byte) unix.Errno {
+	var errno unix.Errno
+	if unsafe.Sizeof(dirfd) == 8 {
+		_, _, errno = unix.Syscall6(unix.SYS_FANOTIFY_MARK, uintptr(group), uintptr(flags), uintptr(mask), dirfd,
+			uintptr(unsafe.Pointer(name)), 0)
+		return errno
+	}
+	low, high := uintptr(uint32(mask)), uintptr(mask>>32)
+	if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 {
+		low, high = high, low
+	}
+	_, _, errno = unix.Syscall6(unix.SYS_FANOTIFY_MARK, uintptr(group), uintptr(flags), low, high, dirfd,
+		uintptr(unsafe.Pointer(name)))
+	return errno
+}
+
+// ReportsFileIDs reports whether the events about files of the file system of dir, which
+// is not O_PATH, name them as FileID does, where files don't open by handle. It tries it:
+// it opens dir.
+func ReportsFileIDs(dir *os.File) error {
+	var buf [MaxHandle]byte
+	fd := int(dir.Fd())
+	size, _, errno := FileID(fd, &buf)
+	if errno != 0 {
+		return &Error{Op: "name_to_handle_at", Path: dir.Name(), Detail: "AT_HANDLE_FID", Err: errno}
+	}
+	c, err := NewFileChanges()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	dot := [...]byte{'.', 0}
+	if errno := fanotifyMark(c.fd, unix.FAN_MARK_ADD, unix.FAN_OPEN|unix.FAN_ONDIR, uintptr(fd), &dot[0]); errno != 0 {
+		return &Error{Op: "fanotify_mark", Path: dir.Name(), Err: errno}
+	}
+	opened, errno := OpenAt(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if errno != 0 {
+		return &Error{Op: "open", Path: dir.Name(), Err: errno}
+	}
+	unix.Close(opened)
+	seen := false
+	n, err := unix.Read(c.fd, c.buf)
+	if err == nil {
+		err = parseChanges(c.buf[:n], func(change *Change) {
+			seen = seen || bytes.Equal(change.File, buf[:size])
+		})
+	}
+	if err != nil || !seen {
+		return &Error{Op: "fanotify", Path: dir.Name(), Detail: "events name files otherwise than AT_HANDLE_FID", Err: unix.EOPNOTSUPP}
+	}
+	return nil
+}
+
 // SeesAllChanges reports whether every change to a file system of this type
 // goes through this kernel and is reported: not so on a network's, where others
 // make changes, nor on one that a process serves as it likes.
@@ -79,6 +175,7 @@ func SeesAllChanges(st *unix.Statfs_t) bool {
 	const bcachefs, jfs, zfs = 0xca451a4e, 0x3153464a, 0x2fc12fc1 // not in linux/magic.h
 	switch uint32(st.Type) {
 	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC, unix.TMPFS_MAGIC,
+		unix.RAMFS_MAGIC,
 		unix.OVERLAYFS_SUPER_MAGIC, unix.REISERFS_SUPER_MAGIC, unix.MSDOS_SUPER_MAGIC, unix.EXFAT_SUPER_MAGIC,
 		unix.SQUASHFS_MAGIC, unix.EROFS_SUPER_MAGIC_V1, unix.ISOFS_SUPER_MAGIC, bcachefs, jfs, zfs:
 		return true
