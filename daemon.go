@@ -282,6 +282,7 @@ func ServeDaemon(ctx context.Context) error {
 		defer conn.Close()
 		return json.NewEncoder(conn).Encode(o)
 	}
+	scope := server.EnterScope(r.Target)
 	if r.origin != nil {
 		if err := server.EnterOwnRoot(); err != nil {
 			return answer(outcome{Error: []byte(err.Error()), NoRoot: true})
@@ -296,7 +297,11 @@ func ServeDaemon(ctx context.Context) error {
 	for _, w := range warnings {
 		r.warn(logger, w)
 	}
-	err = r.serve(ctx, logger, func(s served) error { return answer(outcome{served: s}) })
+	scope.Log(logger)
+	err = r.serve(ctx, logger, func(s served) error {
+		scope.Wait() // the starter's cgroup may end with the starter
+		return answer(outcome{served: s})
+	})
 	if err != nil && !answered {
 		var errno unix.Errno
 		errors.As(err, &errno)

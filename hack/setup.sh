@@ -7,7 +7,7 @@
 set -eu
 
 demo="acl libcap2-bin util-linux fuse3 e2fsprogs kmod patchelf dpkg"
-test="$demo attr xfsprogs btrfs-progs mmdebstrap bindfs mount squashfs-tools squashfuse erofs-utils git rsync sqlite3"
+test="$demo attr xfsprogs btrfs-progs mmdebstrap bindfs mount squashfs-tools squashfuse erofs-utils git rsync sqlite3 dbus-daemon"
 bench="$test fuse-overlayfs fio"
 soak="$test postgresql"
 

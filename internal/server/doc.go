@@ -3,11 +3,12 @@
 //
 // A server lives as long as its mount, and works for everybody who uses that. So
 // nothing of its starter's may reach it: neither what limits the starter (ulimit,
-// nice, CPU affinity, signal mask) nor what the starter has open or where it is.
+// nice, CPU affinity, signal mask, cgroup) nor what the starter has open or where it is.
 //
 //	server.Start(cmd, keep)         // starter: cmd runs with a new process's attributes
 //	server.CloseInherited(fds...)   // server: only what was handed over stays open
 //	server.RaiseLimits(...)         // server: resource limits, as high as they can be
+//	server.EnterScope(target)       // server: a cgroup of its own, by way of systemd
 //	server.EnterOwnRoot()           // server: see Namespace
 //	server.SetOOMScore()
 //
