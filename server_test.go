@@ -446,8 +446,10 @@ func TestOwnRootInContainer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			m, holder, end := inNamespace(t, script, testenv.Source(t, "tmpfs"), testenv.Dir(t))
-			if len(m.Warnings) != 0 {
-				t.Errorf("warnings %q", m.Warnings)
+			for _, w := range m.Warnings { // fanotify takes the initial user namespace
+				if !strings.HasPrefix(w, "nothing is cached") {
+					t.Errorf("warning %q", w)
+				}
 			}
 			if ours, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", m.PID)); ours == "" {
 				t.Error("the server has ended")
