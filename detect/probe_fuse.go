@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -128,16 +127,9 @@ func mountFailure(err error) Finding {
 // some directory: at the root of a mount namespace of its own, on a thread
 // that ends with it.
 func (r *Report) probeFuseClassic(ctx context.Context, reason error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // never unlocked: the thread and its namespace end here
-		if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
-			r.Fuse = unknown(&sys.Error{Op: "unshare", Detail: "flags newns", Err: err}, "a FUSE mount could not be tried")
-			return
-		}
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			r.Fuse = unknown(&sys.Error{Op: "mount", Path: "/", Detail: "flags private|rec", Err: err}, "a FUSE mount could not be tried")
+	sys.OnOwnThread(func() {
+		if err := sys.PrivateMounts(); err != nil {
+			r.Fuse = unknown(err, "a FUSE mount could not be tried")
 			return
 		}
 		dev, err := sys.FuseMountAt(fuseProbeMount, "/")
@@ -153,8 +145,7 @@ func (r *Report) probeFuseClassic(ctx context.Context, reason error) {
 		}
 		r.Protocol = p
 		r.Fuse = yes("a FUSE mount works, by mount(2)")
-	}()
-	<-done
+	})
 	r.Relay = no(reason, "the kernel has no detached mounts to idmap")
 	r.Passthrough = no(nil, "the kernel's FUSE has no passthrough")
 }

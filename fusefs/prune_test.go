@@ -104,7 +104,6 @@ func TestDeletedInUse(t *testing.T) {
 	}
 	type worker struct {
 		dir, file, path int
-		cwd             *exec.Cmd
 	}
 	open := func(root string) (w worker) {
 		for _, o := range []struct {

@@ -31,7 +31,7 @@ func cloneElsewhere(tree *os.File, name string) (inner *os.File, err error) {
 	dir := os.NewFile(uintptr(fd), join(tree, name))
 	defer dir.Close()
 	OnOwnThread(func() {
-		if err = privateMounts(); err != nil {
+		if err = PrivateMounts(); err != nil {
 			return
 		}
 		if err = MoveMount(tree, "/"); err == nil {

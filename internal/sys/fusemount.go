@@ -171,7 +171,7 @@ const longestParam = 255
 // has and that ends with the call. The copy that is returned does not.
 func fuseMountLong(o FuseMountOptions, dev *os.File) (tree *os.File, err error) {
 	OnOwnThread(func() {
-		if err = privateMounts(); err != nil {
+		if err = PrivateMounts(); err != nil {
 			return
 		}
 		const place = "/proc" // which there is
@@ -182,9 +182,9 @@ func fuseMountLong(o FuseMountOptions, dev *os.File) (tree *os.File, err error) 
 	return tree, err
 }
 
-// privateMounts gives the calling thread a mount namespace of its own, from which
+// PrivateMounts gives the calling thread a mount namespace of its own, from which
 // nothing propagates.
-func privateMounts() error {
+func PrivateMounts() error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return &Error{Op: "unshare", Path: "mounts", Err: err}
 	}
